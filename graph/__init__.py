@@ -1,0 +1,1 @@
+"""The tensor graph: types, nodes, text and binary forms, verifier and ops."""

@@ -1,0 +1,1 @@
+"""What is built from graphs: BitNet, its files, its data and its training."""

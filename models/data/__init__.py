@@ -1,0 +1,1 @@
+"""From instruction records to token batches."""

@@ -1,0 +1,1 @@
+"""The GGUF container, with the ternary tensor types that other readers refuse."""

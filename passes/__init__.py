@@ -1,0 +1,1 @@
+"""Compiler passes: pure functions from Graph to Graph."""
