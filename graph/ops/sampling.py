@@ -1,0 +1,93 @@
+"""Choosing the next token on the backend, with the same random bits everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..random import philox, unit_interval
+from ..tensors import Array
+from ..types import DType, TensorType
+from .draws import integers, operand, uniform
+from .expect import expect_float, expect_ids, expect_scalar
+from .record import Case, Cases, OpDef
+
+# %ids = sample(%logits, %temperature, %top_k, %top_p, %seed, %positions)
+#
+# Temperature 0 takes the largest logit, the lowest id among equals. Otherwise: keep the top_k
+# largest (0: all), then the smallest set of the most probable that holds top_p of what is left,
+# and take the largest of z / temperature + Gumbel noise, which draws from the softmax of those
+# kept. The noise of a token is -log(-log(u)), u from philox at (id, position) under the seed.
+
+
+def _sample_type(
+    logits: TensorType,
+    temperature: TensorType,
+    top_k: TensorType,
+    top_p: TensorType,
+    seed: TensorType,
+    positions: TensorType,
+) -> TensorType:
+    expect_float(logits, rank=2)
+    expect_scalar(temperature, logits.dtype)
+    expect_scalar(top_k, DType.I32)
+    expect_scalar(top_p, logits.dtype)
+    expect_scalar(seed, DType.U32)
+    expect_ids(positions, logits.shape[0])
+    return TensorType(DType.I32, (logits.shape[0],))
+
+
+def _kept(z: Array, top_k: int, top_p: float) -> Array:
+    """Ids that pass both filters, most probable first; ties go to the lower id."""
+    order = np.argsort(-z, kind="stable")
+    if top_k > 0:
+        order = order[:top_k]
+    p = np.exp(z[order] - z[order[0]])
+    before = np.cumsum(p) - p
+    return order[before < top_p * p.sum()] if top_p < 1 else order
+
+
+def _sample(
+    logits: Array,
+    temperature: Array,
+    top_k: Array,
+    top_p: Array,
+    seed: Array,
+    positions: Array,
+) -> Array:
+    if temperature <= 0:
+        return np.argmax(logits, axis=1).astype(np.int32)
+    chosen = np.empty(logits.shape[0], dtype=np.int32)
+    for row, position in enumerate(positions):
+        z = logits[row] / temperature
+        ids = _kept(z, int(top_k), float(top_p))
+        ids = ids if ids.size else np.argmax(z, keepdims=True)
+        u = unit_interval(philox((ids, int(position), 0, 0), int(seed))[0])
+        chosen[row] = ids[np.argmax(z[ids] - np.log(-np.log(u)))]
+    return chosen
+
+
+def _sample_case(rows: int, vocabulary: int, tenths: int, top_k: int) -> Case:
+    operands = (
+        operand("f32", rows, vocabulary),
+        operand("f32", draw=uniform(tenths / 10, tenths / 10 + 1e-6)),
+        operand("i32", draw=integers(top_k, top_k + 1)),
+        operand("f32", draw=uniform(0.5, 1.0)),
+        operand("u32", draw=integers(0, 2**31)),
+        operand("i32", rows, draw=integers(0, 4096)),
+    )
+    return Case(operands)
+
+
+OPS = (
+    OpDef(
+        "sample",
+        _sample_type,
+        _sample,
+        Cases(
+            _sample_case,
+            ((1, 4), (1, 20), (0, 20), (0, 5)),
+            ((1, 1, 0, 0), (3, 50, 0, 0), (2, 4096, 8, 40), (4, 300, 12, 0)),
+        ),
+        no_vjp="a choice is not differentiable",
+    ),
+)

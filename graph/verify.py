@@ -1,0 +1,92 @@
+"""The verifier: everything that must hold of a graph."""
+
+from .ir import Graph, Node, Role, Value
+from .ops import infer_types
+from .text import format_node
+from .types import GraphError
+
+_CONTEXT = 2
+"""Lines shown before and after the one that is wrong."""
+
+
+def verify(graph: Graph) -> None:
+    """Check definitions, types, outputs and aliases.
+
+    Raises:
+        GraphError: with the offending line among its neighbours.
+    """
+    defined: dict[str, Value] = {}
+    for item in graph.inputs:
+        _define(item.value, defined)
+    for number, node in enumerate(graph.nodes):
+        try:
+            _verify_node(node, defined)
+        except GraphError as error:
+            raise GraphError(f"graph @{graph.name}: {error}\n{_around(graph, number)}") from None
+    for value in graph.outputs:
+        _expect_defined(value, defined)
+    _verify_aliases(graph)
+
+
+def _define(value: Value, defined: dict[str, Value]) -> None:
+    if value.name in defined:
+        raise GraphError(f"{value} is defined twice")
+    defined[value.name] = value
+
+
+def _expect_defined(value: Value, defined: dict[str, Value]) -> None:
+    if value.name not in defined:
+        raise GraphError(f"{value} is used before it is defined")
+    if defined[value.name] != value:
+        known = defined[value.name].type
+        raise GraphError(f"{value} is used as {value.type}, but it is {known}")
+
+
+def _verify_node(node: Node, defined: dict[str, Value]) -> None:
+    for value in node.inputs:
+        _expect_defined(value, defined)
+    if list(node.attrs) != sorted(node.attrs):
+        raise GraphError("attributes are not in the order of their names")
+    inferred = infer_types(node.op, tuple(v.type for v in node.inputs), node.attributes)
+    stated = tuple(v.type for v in node.outputs)
+    if stated != inferred:
+        raise GraphError(
+            f"{node.op} gives {', '.join(map(str, inferred))}, "
+            f"the graph says {', '.join(map(str, stated))}"
+        )
+    for value in node.outputs:
+        _define(value, defined)
+
+
+def _around(graph: Graph, number: int) -> str:
+    begin = max(number - _CONTEXT, 0)
+    lines = []
+    for k, node in enumerate(graph.nodes[begin : number + _CONTEXT + 1], begin):
+        lines.append(f"  {'>' if k == number else ' '} {format_node(node)}")
+    return "\n".join(lines)
+
+
+def _verify_aliases(graph: Graph) -> None:
+    """A donated input has its type's output, is donated once, and is not read afterwards."""
+    outputs = {value.name: value for value in graph.outputs}
+    donors = {value.name: value for value in graph.inputs_of(Role.PARAM, Role.STATE)}
+    seen: set[str] = set()
+    for alias in graph.aliases:
+        if alias.output not in outputs:
+            raise GraphError(f"%{alias.output} takes %{alias.donated}'s place but is no output")
+        if alias.donated not in donors:
+            raise GraphError(f"%{alias.donated} is donated but is no param or state")
+        if seen & {alias.output, alias.donated}:
+            raise GraphError(f"%{alias.output} -> %{alias.donated} donates a second time")
+        if outputs[alias.output].type != donors[alias.donated].type:
+            raise GraphError(f"%{alias.output} and %{alias.donated} have different types")
+        seen |= {alias.output, alias.donated}
+        _verify_not_read_after(graph, alias.output, alias.donated)
+
+
+def _verify_not_read_after(graph: Graph, output: str, donated: str) -> None:
+    written = False
+    for node in graph.nodes:
+        if written and any(v.name == donated for v in node.inputs):
+            raise GraphError(f"%{donated} is read after %{output} took its place")
+        written = written or any(v.name == output for v in node.outputs)
