@@ -206,9 +206,10 @@ def _stored_type(weight: str) -> GgmlType:
 
 def _stored(weights: Mapping[str, HostValue], weight: str) -> HostValue:
     """A weight in the type it is stored in."""
-    if weight not in weights:
-        raise BitgraphError(f"the weight {weight} is missing")
-    value = weights[weight]
+    try:
+        value = weights[weight]
+    except KeyError:
+        raise BitgraphError(f"the weight {weight} is missing") from None
     if isinstance(value, Ternary | Quantized):
         return value
     kind = _stored_type(weight)
