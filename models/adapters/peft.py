@@ -93,7 +93,7 @@ def save_adapter(folder: Path, adapter: LoraAdapter) -> None:
         ) from error
     config = json.dumps(_config_of(adapter), indent=2).encode() + b"\n"
     tensors = {f"{_PREFIX}{name}": np.ascontiguousarray(t) for name, t in adapter.tensors.items()}
-    metadata = {"format": "pt", _DIGEST: _digest(adapter.tensors)}
+    metadata = {_DIGEST: _digest(adapter.tensors)}  # one key: the library writes several unordered
     _replace_pair(folder, config, safetensors.numpy.save(tensors, metadata))
 
 
@@ -249,7 +249,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         entries = _deserialize(data)
     except safetensors.SafetensorError as error:
-        raise BitgraphError(f"{path} is damaged ({error}); copy or save it again") from None
+        reason = " ".join(str(error).split())
+        raise BitgraphError(f"{path} is damaged ({reason}); copy or save it again") from None
     tensors = {}
     for name, entry in entries:
         if not name.startswith(_PREFIX):
@@ -257,7 +258,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
                 f"{path}: the tensor {name!r} is not supported; "
                 f"only LoRA tensors of the model's layers are, {_PREFIX}layers.…"
             )
-        tensors[name.removeprefix(_PREFIX)] = _to_float32(entry, f"{path}: {name}")
+        tensors[name.removeprefix(_PREFIX)] = _to_float32(entry, f"{path}: {name!r}")
     if _stored_digest(data) not in (None, _digest(tensors)):
         raise BitgraphError(
             f"{path} is damaged (its tensors are not those that were saved); copy it again"
@@ -267,7 +268,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _to_float32(entry: _Entry, where: str) -> Tensor:
     """Exact widening of one stored tensor; an own copy, so that it can be written to."""
-    data, dtype = entry["data"], entry["dtype"]
+    data, dtype, shape = entry["data"], entry["dtype"], entry["shape"]
+    if len(shape) != 2 or 0 in shape:  # the file can claim [0, 2**62], which no array can be
+        raise BitgraphError(f"{where} has shape {shape}, but LoRA tensors are matrices")
     if dtype == "F32":
         values = np.frombuffer(data, "<f4").astype(np.float32)
     elif dtype == "F16":
@@ -276,7 +279,7 @@ def _to_float32(entry: _Entry, where: str) -> Tensor:
         values = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     else:
         raise BitgraphError(f"{where} is stored as {dtype}; only F32, F16 and BF16 are supported")
-    return values.reshape(entry["shape"])
+    return values.reshape(shape)
 
 
 def _stored_digest(data: bytes) -> str | None:
