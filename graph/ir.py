@@ -8,7 +8,7 @@ functions of a graph (`analysis`), never fields of it, so that "did this pass ch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .types import TensorType
 
@@ -67,7 +67,7 @@ class Node:
     scope: str = ""
 
     @property
-    def attributes(self) -> dict[str, Attr]:
+    def attributes(self) -> dict[str, Any]:
         """The attributes as a dictionary."""
         return dict(self.attrs)
 

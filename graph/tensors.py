@@ -118,7 +118,8 @@ class Quantized:
 
     def dense(self, dtype: npt.DTypeLike) -> Array:
         """The values the codes stand for."""
-        return self.codes.astype(dtype) / self.scale.astype(dtype)
+        values: Array = self.codes.astype(dtype) / self.scale.astype(dtype)
+        return values
 
 
 HostValue: TypeAlias = Array | Ternary | Quantized

@@ -87,7 +87,8 @@ def _scale_type(x: TensorType, *, factor: float) -> TensorType:
 
 
 def _scale(x: Array, *, factor: float) -> Array:
-    return np.multiply(x, x.dtype.type(factor))
+    result: Array = np.multiply(x, x.dtype.type(factor))
+    return result
 
 
 def _scale_vjp(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
@@ -166,7 +167,8 @@ def _silu(x: Array) -> Array:
 
 
 def _sigmoid(x: Array) -> Array:
-    return 0.5 * (1 + np.tanh(0.5 * x))
+    result: Array = 0.5 * (1 + np.tanh(0.5 * x))
+    return result
 
 
 def _silu_vjp(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
@@ -178,7 +180,27 @@ def _silu_vjp(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
 
 def _silu_slope(x: Array) -> Array:
     sigmoid = _sigmoid(x)
-    return sigmoid * (1 + x * (1 - sigmoid))
+    result: Array = sigmoid * (1 + x * (1 - sigmoid))
+    return result
+
+
+# %y = full_like(%x) {value=1.0}    a tensor of x's type with one value everywhere
+
+
+def _full_like_type(x: TensorType, *, value: float) -> TensorType:
+    return _unary_type(x)
+
+
+def _full_like(x: Array, *, value: float) -> Array:
+    return np.full_like(x, value)
+
+
+def _full_like_vjp(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
+    return (b.op("full_like", dy, value=0.0),)
+
+
+def _full_like_case(rows: int, columns: int) -> Case:
+    return Case((operand("f32", rows, columns),), {"value": 0.25})
 
 
 # %y = reshape(%x) {row=(4, 8)}  rows stay, each takes another shape
@@ -246,6 +268,14 @@ OPS = (
         split=by_rows(0, of=2),
     ),
     OpDef("dot", _dot_type, _dot, _PAIRS, _dot_vjp),
+    OpDef(
+        "full_like",
+        _full_like_type,
+        _full_like,
+        Cases(_full_like_case, _RANGES, _FIXED),
+        _full_like_vjp,
+        split=by_rows(0, of=1),
+    ),
     OpDef(
         "squared_relu",
         _unary_type,

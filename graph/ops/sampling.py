@@ -43,7 +43,8 @@ def _kept(z: Array, top_k: int, top_p: float) -> Array:
         order = order[:top_k]
     p = np.exp(z[order] - z[order[0]])
     before = np.cumsum(p) - p
-    return order[before < top_p * p.sum()] if top_p < 1 else order
+    kept: Array = order[before < top_p * p.sum()] if top_p < 1 else order
+    return kept
 
 
 def _sample(
@@ -55,7 +56,8 @@ def _sample(
     positions: Array,
 ) -> Array:
     if temperature <= 0:
-        return np.argmax(logits, axis=1).astype(np.int32)
+        greedy: Array = np.argmax(logits, axis=1).astype(np.int32)
+        return greedy
     chosen = np.empty(logits.shape[0], dtype=np.int32)
     for row, position in enumerate(positions):
         z = logits[row] / temperature

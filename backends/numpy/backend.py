@@ -1,0 +1,218 @@
+"""The NumPy backend: the same results as `evaluate`, on all cores and with little memory."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from ...graph.ir import Graph, Node, Role
+from ...graph.ops import op_def
+from ...graph.tensors import Array, HostValue, Quantized, Ternary
+from ...graph.types import DType, GraphError, TensorType
+from .evaluate import apply, check_type
+from .stages import Sweep, Tasks, plan_stages
+
+BLOCK = 128
+"""Rows of a block. It is fixed, so that results do not depend on the number of cores."""
+
+DENSE_BUDGET = 1 << 30
+"""Bytes of decoded weights that a backend keeps; a model that needs more is decoded as it runs."""
+
+
+class NumpyBackend:
+    """Executes graphs with NumPy, on a pool of threads that share out blocks and tasks."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or os.cpu_count() or 1
+        self.values: dict[str, HostValue] = {}
+        self._pool = ThreadPoolExecutor(self.threads)
+        self._dense_bytes = 0
+
+    def load(self, values: Mapping[str, HostValue]) -> None:
+        """Take over persistent values; see `Backend`."""
+        self.values.update({name: self._prepare(value) for name, value in values.items()})
+
+    def read(self, name: str) -> Array:
+        """A copy of a persistent plain tensor; see `Backend`."""
+        value = self.values[name]
+        if isinstance(value, Ternary | Quantized):
+            raise GraphError(f"%{name} is packed and has no plain contents")
+        return value.copy()
+
+    def compile(self, graph: Graph) -> "NumpyProgram":
+        """Plan a graph's stages; see `Backend`."""
+        return NumpyProgram(self, graph)
+
+    def parallel(self, tasks: Iterable[Callable[[], None]]) -> None:
+        """Run tasks on all cores, each with a single-threaded BLAS, and wait for them."""
+        queue = list(tasks)
+        with threadpool_limits(1):
+            if len(queue) == 1:
+                queue[0]()
+                return
+            for future in [self._pool.submit(task) for task in queue]:
+                future.result()
+
+    def _prepare(self, value: HostValue) -> HostValue:
+        """Decode packed and half-precision weights for good where the budget allows."""
+        packed = isinstance(value, Ternary)
+        if not packed and not (isinstance(value, np.ndarray) and value.dtype == np.float16):
+            return value
+        size = 4 * int(np.prod(value.shape))
+        if self._dense_bytes + size > DENSE_BUDGET:
+            return value
+        self._dense_bytes += size
+        if isinstance(value, Ternary):
+            value.keep_dense(np.float32)
+            return value
+        return np.asarray(value).astype(np.float32)
+
+
+class NumpyProgram:
+    """A graph and its stages."""
+
+    def __init__(self, backend: NumpyBackend, graph: Graph) -> None:
+        self.graph = graph
+        self._backend = backend
+        self._stages = plan_stages(graph)
+        self._donated = {alias.output: alias.donated for alias in graph.aliases}
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One step; see `Program`."""
+        environment = self._feed(inputs)
+        for stage in self._stages:
+            if isinstance(stage, Sweep):
+                self._run_sweep(stage, environment)
+            else:
+                self._run_tasks(stage, environment)
+            for name in stage.dying:
+                del environment[name]
+        results: dict[str, Array] = {}
+        for value in self.graph.outputs:
+            result = environment[value.name]
+            assert isinstance(result, np.ndarray)
+            if value.name in self._donated:
+                self._backend.values[self._donated[value.name]] = result
+            else:
+                results[value.name] = result
+        return results
+
+    def _feed(self, inputs: Mapping[str, Array]) -> dict[str, HostValue]:
+        environment: dict[str, HostValue] = {}
+        for item in self.graph.inputs:
+            name = item.value.name
+            source = inputs if item.role is Role.INPUT else self._backend.values
+            if name not in source:
+                raise GraphError(f"no value is given for the {item.role} {item.value}")
+            environment[name] = source[name]
+            if item.value.type.dtype is not DType.F16:  # may be held as f32
+                check_type(name, item.value.type, source[name])
+        return environment
+
+    def _run_sweep(self, stage: Sweep, environment: dict[str, HostValue]) -> None:
+        results = {
+            value.name: _allocate(value.type)
+            for node in stage.nodes
+            for value in node.outputs
+            if value.name in stage.kept
+        }
+
+        def block(begin: int) -> None:
+            rows = slice(begin, min(begin + BLOCK, stage.rows))
+            local: dict[str, HostValue] = {}
+            for node in stage.nodes:
+                _apply_to_rows(node, rows, environment, local)
+            for name, whole in results.items():
+                _store(whole, rows, local[name])
+
+        self._backend.parallel(
+            [lambda begin=begin: block(begin) for begin in range(0, stage.rows, BLOCK)]
+        )
+        environment.update(results)
+
+    def _run_tasks(self, stage: Tasks, environment: dict[str, HostValue]) -> None:
+        results: dict[str, HostValue] = {}
+        tasks: list[Callable[[], None]] = []
+        for node in stage.nodes:
+            tasks += _slices(node, environment, results)
+        self._backend.parallel(tasks)
+        environment.update(results)
+
+
+def _apply_to_rows(
+    node: Node, rows: slice, whole: Mapping[str, HostValue], local: dict[str, HostValue]
+) -> None:
+    split = op_def(node.op).split
+    assert split is not None
+    operands = tuple(
+        local[value.name]
+        if value.name in local
+        else whole[value.name]
+        if axis is None
+        else _rows(whole[value.name], rows)
+        for value, axis in zip(node.inputs, split.inputs, strict=True)
+    )
+    for value, result in zip(node.outputs, apply(node, operands), strict=True):
+        local[value.name] = result
+
+
+def _slices(
+    node: Node, environment: Mapping[str, HostValue], results: dict[str, HostValue]
+) -> list[Callable[[], None]]:
+    """The tasks of one node: slices along its split axis, or all of it at once."""
+    operands = tuple(environment[value.name] for value in node.inputs)
+    split = op_def(node.op).split
+    count = 1
+    if split is not None:
+        axes = zip(node.inputs, split.inputs, strict=True)
+        count = min(value.type.shape[axis] for value, axis in axes if axis is not None)
+    if split is None or count < 2:
+
+        def whole() -> None:
+            values = apply(node, operands)
+            results.update(zip((v.name for v in node.outputs), values, strict=True))
+
+        return [whole]
+    targets = tuple(_allocate(value.type) for value in node.outputs)
+    results.update(zip((v.name for v in node.outputs), targets, strict=True))
+
+    def part(index: int) -> None:
+        cut = tuple(
+            operand if axis is None else operand[_slice(operand.shape, axis, index, count)]  # type: ignore[index]
+            for operand, axis in zip(operands, split.inputs, strict=True)
+        )
+        for target, axis, value in zip(targets, split.outputs, apply(node, cut), strict=True):
+            target[_slice(target.shape, axis, index, count)] = value  # type: ignore[index]
+
+    return [lambda index=index: part(index) for index in range(count)]
+
+
+def _slice(shape: tuple[int, ...], axis: int, index: int, count: int) -> tuple[slice, ...]:
+    """The index-th of `count` equal parts of an axis."""
+    begin, end = (shape[axis] * k // count for k in (index, index + 1))
+    return (slice(None),) * axis + (slice(begin, end),)
+
+
+def _allocate(type: TensorType) -> HostValue:
+    if type.dtype is DType.Q8:
+        codes = np.empty(type.shape, dtype=np.int8)
+        return Quantized(codes, np.empty((type.shape[0], 1), dtype=np.float32))
+    return np.empty(type.shape, dtype=type.dtype.numpy)
+
+
+def _rows(value: HostValue, rows: slice) -> HostValue:
+    if isinstance(value, Quantized):
+        return Quantized(value.codes[rows], value.scale[rows])
+    assert isinstance(value, np.ndarray)
+    return value[rows]
+
+
+def _store(whole: HostValue, rows: slice, part: Any) -> None:
+    if isinstance(whole, Quantized):
+        whole.codes[rows], whole.scale[rows] = part.codes, part.scale
+    else:
+        assert isinstance(whole, np.ndarray)
+        whole[rows] = part

@@ -1,0 +1,64 @@
+"""The meaning of a graph: its nodes, one after the other."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...graph.analysis import last_uses
+from ...graph.ir import Graph, Node
+from ...graph.ops import op_def
+from ...graph.tensors import HostValue, Quantized, Ternary
+from ...graph.types import DType, GraphError, TensorType
+
+
+def evaluate(graph: Graph, values: Mapping[str, HostValue]) -> dict[str, HostValue]:
+    """Run a graph in order, checking the type of every input and result.
+
+    Args:
+        graph: verified.
+        values: one for each of the graph's inputs.
+
+    Returns:
+        The outputs by name.
+
+    Raises:
+        GraphError: a value is missing or does not have its type.
+    """
+    environment: dict[str, HostValue] = {}
+    for item in graph.inputs:
+        if item.value.name not in values:
+            raise GraphError(f"no value is given for the input {item.value}")
+        environment[item.value.name] = values[item.value.name]
+        check_type(item.value.name, item.value.type, values[item.value.name])
+    for node, dying in zip(graph.nodes, last_uses(graph), strict=True):
+        results = apply(node, tuple(environment[v.name] for v in node.inputs))
+        for value, result in zip(node.outputs, results, strict=True):
+            check_type(value.name, value.type, result)
+            environment[value.name] = result
+        for name in dying:
+            del environment[name]
+    return {value.name: environment[value.name] for value in graph.outputs}
+
+
+def apply(node: Node, operands: tuple[HostValue, ...]) -> tuple[HostValue, ...]:
+    """What a node's op gives for these operands."""
+    results = op_def(node.op).eval(*operands, **node.attributes)
+    return results if isinstance(results, tuple) else (results,)
+
+
+def check_type(name: str, type: TensorType, value: HostValue) -> None:
+    """Raise a GraphError unless a host value has the type."""
+    if isinstance(value, Ternary):
+        dtype = DType.T2
+    elif isinstance(value, Quantized):
+        dtype = DType.Q8
+    else:
+        dtype = _DTYPES.get(np.asarray(value).dtype)
+        if dtype is None:
+            raise GraphError(f"%{name} is an array of {np.asarray(value).dtype}, not {type}")
+    if TensorType(dtype, tuple(np.shape(value) if dtype in _PLAIN else value.shape)) != type:
+        raise GraphError(f"%{name} is given as {dtype}{list(value.shape)}, not {type}")
+
+
+_PLAIN = (DType.F64, DType.F32, DType.F16, DType.I32, DType.U32)
+_DTYPES = {dtype.numpy: dtype for dtype in _PLAIN}

@@ -1,0 +1,82 @@
+"""The optimizer as graph nodes: clip by the global norm, then AdamW, in place."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..graph.build import GraphBuilder
+from ..graph.ir import Alias, Graph, Role, Value
+from ..graph.types import DType, GraphError, TensorType
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Turns the outputs ``NAME.grad`` into updates of the params.
+
+    Adds the inputs ``lr`` (f32) and ``step`` (i32, from 1), the states ``NAME.m`` and ``NAME.v``,
+    and the output ``grad_norm``, the norm of all gradients before clipping. The new params and
+    states take the places of the old. A `max_norm` of 0 does not clip.
+    """
+
+    name: ClassVar[str] = "adamw"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_norm: float = 1.0
+
+    def __call__(self, graph: Graph) -> Graph:
+        """The graph of a whole training step.
+
+        Raises:
+            GraphError: a param has no gradient among the outputs.
+        """
+        params = graph.inputs_of(Role.PARAM)
+        outputs = {value.name: value for value in graph.outputs}
+        for param in params:
+            if f"{param.name}.grad" not in outputs:
+                raise GraphError(f"the param {param} has no gradient; run the pass grad first")
+        builder = GraphBuilder.extending(graph)
+        gradients = [outputs.pop(f"{param.name}.grad") for param in params]
+        with builder.scope("optimizer"):
+            norm, clip = self._clip(builder, gradients)
+            schedule = (
+                clip,
+                builder.add_input("lr", TensorType(DType.F32, ()), Role.INPUT),
+                builder.add_input("step", TensorType(DType.I32, ()), Role.INPUT),
+            )
+            aliases: list[Alias] = []
+            results: list[Value] = []
+            for param, gradient in zip(params, gradients, strict=True):
+                new, alias = self._update(builder, param, gradient, schedule)
+                results += new
+                aliases += alias
+        returned = (*outputs.values(), norm, *results)
+        return builder.finish(returned, (*graph.aliases, *aliases))
+
+    def _clip(self, builder: GraphBuilder, gradients: list[Value]) -> tuple[Value, Value]:
+        norm = builder.op("global_norm", *gradients, name="grad_norm")
+        if self.max_norm > 0:
+            return norm, builder.op("clip_factor", norm, name="clip", max_norm=self.max_norm)
+        return norm, builder.op("full_like", norm, name="clip", value=1.0)
+
+    def _update(
+        self, builder: GraphBuilder, param: Value, gradient: Value, schedule: tuple[Value, ...]
+    ) -> tuple[tuple[Value, ...], list[Alias]]:
+        old = (
+            param,
+            builder.add_input(f"{param.name}.m", param.type, Role.STATE),
+            builder.add_input(f"{param.name}.v", param.type, Role.STATE),
+        )
+        new = builder.ops(
+            "adamw",
+            old[0],
+            gradient,
+            *old[1:],
+            *schedule,
+            names=tuple(f"{value.name}.new" for value in old),
+            beta1=self.beta1,
+            beta2=self.beta2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+        )
+        return new, [Alias(n.name, o.name) for n, o in zip(new, old, strict=True)]
