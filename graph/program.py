@@ -1,8 +1,8 @@
 """The contract between what builds graphs and what executes them.
 
-A backend holds the persistent values (weights, params, states) by name. Every program compiled by it
-reads them there and leaves its in-place results there, so that programs of several shapes share one
-model.
+A backend holds the persistent values (weights, params, states) by name. Every program that it
+compiles reads them there and leaves its in-place results there, so that programs of several shapes
+share one model.
 """
 
 from collections.abc import Mapping
