@@ -1,0 +1,190 @@
+"""Adapters go to PEFT and come back from it, on a tiny BitNet model; needs the `torch` extra."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import safetensors
+from bitgraph.graph.errors import BitgraphError
+from bitgraph.models.adapters.peft import (
+    WEIGHTS,
+    LoraAdapter,
+    check_fits,
+    initial_tensors,
+    load_adapter,
+    save_adapter,
+)
+
+# Warnings of these packages are not the project's.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LAYERS = 3
+SHAPES = {
+    f"layers.{layer}.{module}": shape
+    for layer in range(LAYERS)
+    for module, shape in (
+        ("self_attn.q_proj", (64, 64)),
+        ("self_attn.k_proj", (32, 64)),
+        ("self_attn.v_proj", (32, 64)),
+        ("self_attn.o_proj", (64, 64)),
+        ("mlp.gate_proj", (96, 64)),
+        ("mlp.up_proj", (96, 64)),
+        ("mlp.down_proj", (64, 96)),
+    )
+}
+
+
+class Torch(NamedTuple):
+    torch: Any
+    transformers: Any
+    peft: Any
+
+
+@pytest.fixture(scope="module")
+def lib() -> Torch:
+    os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    reason = "needs torch, transformers and peft (pip install bitgraph[torch])"
+    return Torch(*(pytest.importorskip(name, reason=reason) for name in Torch._fields))
+
+
+def tiny(lib: Torch) -> Any:
+    """BitNet's layer names and shapes; what the weights are does not matter here."""
+    lib.torch.manual_seed(0)
+    config = lib.transformers.BitNetConfig(
+        vocab_size=32,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    return lib.transformers.BitNetForCausalLM(config)
+
+
+def trained(rank: int = 4, **changes: Any) -> LoraAdapter:
+    """Like after training: B is not zero."""
+    rng = np.random.default_rng(1)
+    tensors = {
+        name: tensor + rng.normal(size=tensor.shape).astype(np.float32)
+        for name, tensor in initial_tensors(SHAPES, rank, seed=0).items()
+    }
+    return LoraAdapter(rank, 6.0, SEVEN, tensors, **changes)
+
+
+def state(lib: Torch, model: Any) -> dict[str, np.ndarray]:
+    """PEFT's tensors under our names."""
+    found = lib.peft.get_peft_model_state_dict(model)
+    prefix = "base_model.model.model."
+    assert all(name.startswith(prefix) for name in found)
+    return {name.removeprefix(prefix): t.float().numpy() for name, t in found.items()}
+
+
+def bits(tensors: dict[str, np.ndarray]) -> dict[str, bytes]:
+    return {name: tensor.tobytes() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_peft_loads_what_is_saved(lib, tmp_path, rslora):
+    adapter = trained(rslora=rslora, base_model="some/base")
+    save_adapter(tmp_path, adapter)
+    model = lib.peft.PeftModel.from_pretrained(tiny(lib), tmp_path)
+    assert bits(state(lib, model)) == bits(adapter.tensors)
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    assert layer.scaling["default"] == adapter.scaling
+    assert model.peft_config["default"].base_model_name_or_path == "some/base"
+
+
+def test_peft_computes_what_the_adapter_says(lib, tmp_path):
+    """Every projection: y + scaling * (x A^T) B^T, with A and B the right way round."""
+    adapter = trained()
+    save_adapter(tmp_path, adapter)
+    base = tiny(lib)
+    plain = {path: base.get_submodule(f"model.{path}").weight.detach().numpy() for path in SHAPES}
+    model = lib.peft.PeftModel.from_pretrained(base, tmp_path).base_model.model.model
+    for path, (_, features) in SHAPES.items():
+        x = np.random.default_rng(2).normal(size=(5, features)).astype(np.float32)
+        with lib.torch.no_grad():
+            y = model.get_submodule(path)(lib.torch.from_numpy(x)).numpy()
+        a = adapter.tensors[f"{path}.lora_A.weight"]
+        b = adapter.tensors[f"{path}.lora_B.weight"]
+        expected = x @ plain[path].T + adapter.scaling * (x @ a.T) @ b.T
+        np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+SELECTIONS: list[dict[str, Any]] = [
+    {"target_modules": list(SEVEN)},
+    {"target_modules": list(SEVEN), "use_rslora": True, "lora_dropout": 0.1},
+    {"target_modules": ["q_proj", "mlp.up_proj"], "init_lora_weights": "gaussian"},
+    {"target_modules": "all-linear"},
+    {"target_modules": r".*layers\.[12]\.self_attn\.[qv]_proj"},
+    {"target_modules": ["q_proj"], "layers_to_transform": [1]},
+    {"target_modules": list(SEVEN), "exclude_modules": ["mlp.down_proj"]},
+]
+
+
+@pytest.mark.parametrize(
+    ("selection", "dtype"),
+    [(selection, "float32") for selection in SELECTIONS]
+    + [(SELECTIONS[0], "bfloat16"), (SELECTIONS[0], "float16")],
+)
+def test_what_peft_saves_is_read_exactly(lib, tmp_path, selection, dtype):
+    config = lib.peft.LoraConfig(r=4, lora_alpha=6, task_type="CAUSAL_LM", **selection)
+    model = lib.peft.get_peft_model(tiny(lib), config)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = lib.torch.randn_like(parameter).to(getattr(lib.torch, dtype))
+    model.save_pretrained(tmp_path)
+
+    with safetensors.safe_open(tmp_path / WEIGHTS, "pt") as file:
+        assert str(file.get_tensor(next(iter(file.keys()))).dtype) == f"torch.{dtype}"
+    adapter = load_adapter(tmp_path)
+    assert bits(adapter.tensors) == bits(state(lib, model))
+    assert adapter.rank == 4
+    assert adapter.scaling == (3.0 if selection.get("use_rslora") else 1.5)
+    check_fits(adapter, SHAPES)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_there_and_back_again(lib, tmp_path, selection):
+    """PEFT saves, we load and save, PEFT loads: the same modules, the same bits."""
+    config = lib.peft.LoraConfig(r=4, lora_alpha=6, task_type="CAUSAL_LM", **selection)
+    first = lib.peft.get_peft_model(tiny(lib), config)
+    first.save_pretrained(tmp_path / "theirs")
+    save_adapter(tmp_path / "ours", load_adapter(tmp_path / "theirs"))
+    second = lib.peft.PeftModel.from_pretrained(tiny(lib), tmp_path / "ours")
+    assert bits(state(lib, second)) == bits(state(lib, first))
+    assert load_adapter(tmp_path / "ours") == load_adapter(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"rank_pattern": {"up_proj": 2}}, "rank_pattern"),
+        ({"alpha_pattern": {"up_proj": 2}}, "alpha_pattern"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"layer_replication": [(0, 2), (1, 3)]}, "layer_replication"),
+        ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
+    ],
+)
+def test_other_features_of_peft_are_refused_by_name(lib, tmp_path, options, named):
+    config = lib.peft.LoraConfig(r=4, target_modules=["up_proj"], task_type="CAUSAL_LM", **options)
+    lib.peft.get_peft_model(tiny(lib), config).save_pretrained(tmp_path)
+    with pytest.raises(BitgraphError, match=named):
+        load_adapter(tmp_path)
+
+
+def test_the_start_is_distributed_as_pefts(lib, tmp_path: Path):
+    config = lib.peft.LoraConfig(r=64, target_modules=list(SEVEN), task_type="CAUSAL_LM")
+    theirs = state(lib, lib.peft.get_peft_model(tiny(lib), config))
+    ours = initial_tensors(SHAPES, 64, seed=0)
+    assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items()}
+    for name, tensor in ours.items():
+        assert np.abs(tensor).max() == pytest.approx(np.abs(theirs[name]).max(), rel=0.02)
+        assert tensor.std() == pytest.approx(theirs[name].std(), rel=0.05)
