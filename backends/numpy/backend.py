@@ -1,12 +1,14 @@
 """The NumPy backend: the same results as `evaluate`, on all cores and with little memory."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from ...graph.ir import Graph, Node, Role
 from ...graph.ops import op_def
@@ -17,6 +19,9 @@ from .stages import Sweep, Tasks, plan_stages
 
 BLOCK = 128
 """Rows of a block. It is fixed, so that results do not depend on the number of cores."""
+
+MOST_SLICES = 8
+"""Tasks that a node may be cut into."""
 
 DENSE_BUDGET = 1 << 30
 """Bytes of decoded weights that a backend keeps; a model that needs more is decoded as it runs."""
@@ -29,6 +34,7 @@ class NumpyBackend:
         self.threads = threads or os.cpu_count() or 1
         self.values: dict[str, HostValue] = {}
         self._pool = ThreadPoolExecutor(self.threads)
+        self._blas = ThreadpoolController()
         self._dense_bytes = 0
 
     def load(self, values: Mapping[str, HostValue]) -> None:
@@ -47,12 +53,12 @@ class NumpyBackend:
         return NumpyProgram(self, graph)
 
     def parallel(self, tasks: Iterable[Callable[[], None]]) -> None:
-        """Run tasks on all cores, each with a single-threaded BLAS, and wait for them."""
+        """Run tasks on all cores and wait for them; BLAS has the cores to itself for a lone one."""
         queue = list(tasks)
-        with threadpool_limits(1):
-            if len(queue) == 1:
-                queue[0]()
-                return
+        if len(queue) == 1:
+            queue[0]()
+            return
+        with self._blas.limit(limits=1):
             for future in [self._pool.submit(task) for task in queue]:
                 future.result()
 
@@ -128,9 +134,7 @@ class NumpyProgram:
             for name, whole in results.items():
                 _store(whole, rows, local[name])
 
-        self._backend.parallel(
-            [lambda begin=begin: block(begin) for begin in range(0, stage.rows, BLOCK)]
-        )
+        self._backend.parallel([partial(block, begin) for begin in range(0, stage.rows, BLOCK)])
         environment.update(results)
 
     def _run_tasks(self, stage: Tasks, environment: dict[str, HostValue]) -> None:
@@ -165,10 +169,7 @@ def _slices(
     """The tasks of one node: slices along its split axis, or all of it at once."""
     operands = tuple(environment[value.name] for value in node.inputs)
     split = op_def(node.op).split
-    count = 1
-    if split is not None:
-        axes = zip(node.inputs, split.inputs, strict=True)
-        count = min(value.type.shape[axis] for value, axis in axes if axis is not None)
+    count = _slice_count(node)
     if split is None or count < 2:
 
         def whole() -> None:
@@ -187,7 +188,17 @@ def _slices(
         for target, axis, value in zip(targets, split.outputs, apply(node, cut), strict=True):
             target[_slice(target.shape, axis, index, count)] = value  # type: ignore[index]
 
-    return [lambda index=index: part(index) for index in range(count)]
+    return [partial(part, index) for index in range(count)]
+
+
+def _slice_count(node: Node) -> int:
+    """How many equal slices a node is cut into: all its cut axes must be multiples of it."""
+    split = op_def(node.op).split
+    if split is None:
+        return 1
+    axes = zip(node.inputs, split.inputs, strict=True)
+    common = math.gcd(*(value.type.shape[axis] for value, axis in axes if axis is not None))
+    return max(count for count in range(1, MOST_SLICES + 1) if common % count == 0)
 
 
 def _slice(shape: tuple[int, ...], axis: int, index: int, count: int) -> tuple[slice, ...]:

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from ...graph.analysis import last_uses
 from ...graph.ir import Graph, Node
 from ...graph.ops import op_def
@@ -53,11 +51,12 @@ def check_type(name: str, type: TensorType, value: HostValue) -> None:
     elif isinstance(value, Quantized):
         dtype = DType.Q8
     else:
-        dtype = _DTYPES.get(np.asarray(value).dtype)
-        if dtype is None:
-            raise GraphError(f"%{name} is an array of {np.asarray(value).dtype}, not {type}")
-    if TensorType(dtype, tuple(np.shape(value) if dtype in _PLAIN else value.shape)) != type:
-        raise GraphError(f"%{name} is given as {dtype}{list(value.shape)}, not {type}")
+        if value.dtype not in _DTYPES:
+            raise GraphError(f"%{name} is an array of {value.dtype}, not {type}")
+        dtype = _DTYPES[value.dtype]
+    given = TensorType(dtype, value.shape)
+    if given != type:
+        raise GraphError(f"%{name} is given as {given}, not {type}")
 
 
 _PLAIN = (DType.F64, DType.F32, DType.F16, DType.I32, DType.U32)
