@@ -1,0 +1,230 @@
+"""Flat batches: labels, attention ranges, weights, order."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bitgraph.graph.errors import BitgraphError
+from bitgraph.models.data.alpaca import Example
+from bitgraph.models.data.batching import (
+    IGNORE,
+    TokenBatch,
+    epoch_batches,
+    epoch_order,
+    from_padded,
+    make_batch,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+
+
+@st.composite
+def an_example(draw: st.DrawFn) -> Example:
+    tokens = draw(st.lists(st.integers(0, 99), min_size=2, max_size=9))
+    return Example(np.array(tokens, np.int32), draw(st.integers(1, len(tokens) - 1)))
+
+
+EXAMPLES = st.lists(an_example(), min_size=1, max_size=6)
+MULTIPLES = st.sampled_from([1, 2, 7, 32])
+
+
+def numbered(count: int) -> list[Example]:
+    """Examples that share no token, so that a batch shows which it holds."""
+    return [Example(np.array([2 * i, 2 * i + 1], np.int32), 1) for i in range(count)]
+
+
+def arrays(batch: TokenBatch) -> list[list[float]]:
+    fields = (batch.tokens, batch.positions, batch.first, batch.last, batch.labels, batch.weights)
+    return [field.tolist() for field in fields]
+
+
+def test_two_small_examples() -> None:
+    examples = [
+        Example(np.array([5, 6, 7, 8], np.int32), 2),
+        Example(np.array([9, 4], np.int32), 1),
+    ]
+    batch = make_batch(examples, multiple=4)
+    third = float(np.float32(1 / 3))
+    assert arrays(batch) == [
+        [5, 6, 7, 8, 9, 4, 0, 0],
+        [0, 1, 2, 3, 0, 1, 0, 0],
+        [0, 0, 0, 0, 4, 4, 6, 7],
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [-1, 7, 8, -1, 4, -1, -1, -1],
+        [0, third, third, 0, third, 0, 0, 0],
+    ]
+    assert (batch.real_tokens, batch.supervised_tokens) == (6, 3)
+
+
+@given(EXAMPLES, MULTIPLES)
+def test_every_supervised_token_is_a_label_once(examples: list[Example], multiple: int) -> None:
+    batch = make_batch(examples, multiple)
+    expected = [example.tokens[example.prompt_length :] for example in examples]
+    assert batch.labels[batch.labels != IGNORE].tolist() == np.concatenate(expected).tolist()
+    assert batch.supervised_tokens == sum(part.size for part in expected)
+
+
+@given(EXAMPLES, MULTIPLES)
+def test_a_label_is_the_next_token_of_the_same_example(
+    examples: list[Example], multiple: int
+) -> None:
+    batch = make_batch(examples, multiple)
+    labelled = np.flatnonzero(batch.labels != IGNORE)
+    assert (batch.labels[labelled] == batch.tokens[labelled + 1]).all()
+    assert (batch.first[labelled] == batch.first[labelled + 1]).all()
+
+
+@given(EXAMPLES, MULTIPLES)
+def test_tokens_see_their_example_up_to_themselves(examples: list[Example], multiple: int) -> None:
+    batch = make_batch(examples, multiple)
+    slots = np.arange(batch.tokens.size)
+    assert batch.tokens.size % multiple == 0
+    assert batch.tokens.size - batch.real_tokens < multiple
+    assert (batch.last == slots).all()
+    assert (batch.positions == slots - batch.first).all()
+    start = 0
+    for example in examples:
+        end = start + example.tokens.size
+        assert (batch.first[start:end] == start).all()
+        assert (batch.tokens[start:end] == example.tokens).all()
+        start = end
+    assert start == batch.real_tokens
+    padding = slice(start, None)
+    assert (batch.first[padding] == slots[padding]).all()
+    assert not batch.tokens[padding].any()
+    assert (batch.labels[padding] == IGNORE).all()
+
+
+@given(EXAMPLES, MULTIPLES)
+def test_weights_average_over_the_labels(examples: list[Example], multiple: int) -> None:
+    batch = make_batch(examples, multiple)
+    assert batch.weights.sum(dtype=np.float64) == pytest.approx(1, rel=1e-6)
+    assert ((batch.weights > 0) == (batch.labels != IGNORE)).all()
+    assert np.unique(batch.weights[batch.weights > 0]).size == 1
+
+
+@given(EXAMPLES)
+def test_dtypes(examples: list[Example]) -> None:
+    batch = make_batch(examples, 4)
+    integers = (batch.tokens, batch.positions, batch.first, batch.last, batch.labels)
+    assert {array.dtype for array in integers} == {np.dtype(np.int32)}
+    assert batch.weights.dtype == np.float32
+
+
+@given(EXAMPLES.flatmap(st.permutations))
+def test_the_order_of_examples_changes_no_example(examples: list[Example]) -> None:
+    """Each example's own slots hold the same whatever stands before and after them."""
+    whole = make_batch(examples, 8)
+    start = 0
+    for example in examples:
+        alone = make_batch([example])
+        part = slice(start, start + example.tokens.size)
+        assert (whole.tokens[part] == alone.tokens).all()
+        assert (whole.labels[part] == alone.labels).all()
+        assert (whole.positions[part] == alone.positions).all()
+        assert (whole.first[part] - start == alone.first).all()
+        start = part.stop
+
+
+@given(EXAMPLES)
+def test_padded_rows_give_the_same_labels(examples: list[Example]) -> None:
+    """A Hugging Face batch of the examples trains exactly the same tokens from the same ones."""
+    width = max(example.tokens.size for example in examples)
+    ids = np.full((len(examples), width), 77, np.int64)
+    labels = np.full((len(examples), width), -100, np.int64)
+    for row, example in enumerate(examples):
+        ids[row, : example.tokens.size] = example.tokens
+        labels[row, example.prompt_length : example.tokens.size] = example.tokens[
+            example.prompt_length :
+        ]
+    padded, flat = from_padded(ids, labels), make_batch(examples)
+    assert (padded.tokens.reshape(ids.shape) == ids).all()
+    assert (padded.positions.reshape(ids.shape) == np.arange(width)).all()
+    assert (padded.first == np.repeat(np.arange(len(examples)) * width, width)).all()
+    assert (padded.last == np.arange(ids.size)).all()
+    for name in ("tokens", "positions", "labels", "weights"):
+        ours, theirs = (
+            getattr(batch, name)[batch.labels != IGNORE].tolist() for batch in (flat, padded)
+        )
+        assert ours == theirs
+
+
+def test_padded_ignores_a_label_without_a_predecessor() -> None:
+    """Hugging Face shifts, so the label of a row's first token is never used."""
+    batch = from_padded(np.array([[3, 4], [5, 6]]), np.array([[3, 4], [5, -100]]))
+    assert batch.labels.tolist() == [4, IGNORE, IGNORE, IGNORE]
+    assert batch.weights.tolist() == [1, 0, 0, 0]
+
+
+def test_a_batch_without_labels_weighs_nothing() -> None:
+    batch = from_padded(np.array([[3, 4]]), np.array([[-100, -100]]))
+    assert batch.weights.tolist() == [0, 0]
+    assert batch.supervised_tokens == 0
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.integers(0, 2**70),
+    st.integers(0, 2**33),
+    st.booleans(),
+)
+def test_an_epoch_holds_every_example_once(
+    count: int, size: int, seed: int, epoch: int, shuffle: bool
+) -> None:
+    batches = list(epoch_batches(numbered(count), size, seed, epoch, 8, shuffle))
+    labels = [batch.labels[batch.labels != IGNORE].tolist() for batch in batches]
+    assert [len(part) for part in labels[:-1]] == [size] * (count // size - (count % size == 0))
+    assert len(labels[-1]) == (count % size or size)
+    flat = [label for part in labels for label in part]
+    assert sorted(flat) == [2 * i + 1 for i in range(count)]
+    assert shuffle or flat == sorted(flat)
+
+
+@given(st.integers(0, 2**40), st.integers(0, 1000))
+def test_order_depends_on_seed_and_epoch_alone(seed: int, epoch: int) -> None:
+    orders = [epoch_order(50, *key).tolist() for key in [(seed, epoch)] * 2]
+    assert orders[0] == orders[1]
+    others = [(seed + 1, epoch), (seed, epoch + 1), (epoch, seed + 1001)]
+    assert all(epoch_order(50, *key).tolist() != orders[0] for key in others)
+
+
+def test_order_is_what_it_always_was() -> None:
+    """A resumed run must go on in the same order under any NumPy."""
+    assert epoch_order(8, seed=0, epoch=0).tolist() == [6, 3, 1, 4, 5, 2, 7, 0]
+    assert epoch_order(8, seed=0, epoch=1).tolist() == [1, 3, 6, 2, 0, 7, 5, 4]
+
+
+def test_order_is_uniform() -> None:
+    """Each of 5 examples comes first about equally often."""
+    starts = [epoch_order(5, seed=1, epoch=epoch)[0] for epoch in range(2000)]
+    assert (np.abs(np.bincount(starts, minlength=5) - 400) < 90).all()
+
+
+def test_a_resumed_epoch_goes_on_with_the_same_batches() -> None:
+    examples = numbered(23)
+    whole = [arrays(batch) for batch in epoch_batches(examples, 4, 9, 2, 8)]
+    resumed = islice(epoch_batches(examples, 4, 9, 2, 8), 3, None)
+    assert [arrays(batch) for batch in resumed] == whole[3:]
+
+
+@pytest.mark.parametrize(("size", "seed", "problem"), [(0, 0, "batch size is 0"), (1, -1, "seed")])
+def test_bad_settings(size: int, seed: int, problem: str) -> None:
+    with pytest.raises(BitgraphError, match=problem):
+        epoch_batches(numbered(3), size, seed, 0)
+
+
+def test_reference_batches_keep_their_labels() -> None:
+    path = SHARED / "reference" / "mini_ref.npz"
+    if not path.exists():
+        pytest.skip("needs ../shared/reference/mini_ref.npz (not part of the repository)")
+    with np.load(path) as file:
+        ids, labels = file["batch0|ids"], file["batch0|labels"]
+    batch = from_padded(ids, labels)
+    assert batch.real_tokens == ids.size
+    assert batch.supervised_tokens == (labels[:, 1:] != -100).sum()
+    labelled = batch.labels != IGNORE
+    assert (batch.labels[labelled] == labels[:, 1:][labels[:, 1:] != -100]).all()
