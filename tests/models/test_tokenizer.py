@@ -166,7 +166,7 @@ def test_streaming_equals_decoding_the_whole(ids: list[int], skip_special: bool)
     assert "".join(map(stream.push, ids)) + stream.finish() == SMALL.decode(ids, skip_special)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.text(alphabet=st.characters(min_codepoint=0x80, exclude_categories=["Cs"]), min_size=1))
 def test_streaming_shows_each_character_once_it_is_complete(text: str) -> None:
     """At every split the stream has shown exactly the complete characters."""
@@ -306,7 +306,7 @@ def test_malformed_metadata(changes: dict[str, object], key: str, problem: str) 
     assert len(str(e.value)) < 300
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from(sorted(small_metadata())),
     st.none()
