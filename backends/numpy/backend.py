@@ -196,8 +196,11 @@ def _slice_count(node: Node) -> int:
     split = op_def(node.op).split
     if split is None:
         return 1
-    axes = zip(node.inputs, split.inputs, strict=True)
-    common = math.gcd(*(value.type.shape[axis] for value, axis in axes if axis is not None))
+    pairs = zip(node.inputs, split.inputs, strict=True)
+    cut = [(value.type.shape, axis) for value, axis in pairs if axis is not None]
+    if any(axis >= len(shape) for shape, axis in cut):
+        return 1
+    common = math.gcd(*(shape[axis] for shape, axis in cut))
     return max(count for count in range(1, MOST_SLICES + 1) if common % count == 0)
 
 
