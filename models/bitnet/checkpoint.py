@@ -210,9 +210,9 @@ def _stored(weights: Mapping[str, HostValue], weight: str) -> HostValue:
         value = weights[weight]
     except KeyError:
         raise BitgraphError(f"the weight {weight} is missing") from None
-    if isinstance(value, Ternary | Quantized):
-        return value
     kind = _stored_type(weight)
+    if kind is GgmlType.I2_S or isinstance(value, Ternary | Quantized):
+        return value
     with np.errstate(over="ignore"):
         stored = value.astype(np.float32 if kind is GgmlType.F32 else np.float16, copy=False)
     if not np.isfinite(stored).all():

@@ -66,7 +66,8 @@ def read_gguf(path: Path) -> GgufFile:
             the format or the file's size), or holds a tensor type that is not supported.
     """
     if not path.is_file():
-        what = "is a folder, not a GGUF file" if path.is_dir() else "does not exist"
+        what = "is not a regular file" if path.exists() else "does not exist"
+        what = "is a folder" if path.is_dir() else what
         raise BitgraphError(f"{path} {what}; give the path of a .gguf file")
     try:
         with path.open("rb") as file:
