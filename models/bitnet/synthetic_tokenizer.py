@@ -1,7 +1,7 @@
 """A working byte-level BPE tokenizer of any size, for models that have none of their own."""
 
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain, product
 from typing import Final
 
 import numpy as np
@@ -62,8 +62,12 @@ def synthetic_tokenizer(vocab_size: int) -> dict[str, MetadataValue]:
 
 def _merges(count: int) -> list[tuple[str, str]]:
     """Up to `count` merges of a token made before and a letter, each making a new token."""
-    known = dict.fromkeys(chain(_word_merges(), _sequence_merges()))
-    return list(islice(known, count))
+    merges: dict[tuple[str, str], None] = {}  # in order, each once
+    for merge in chain(_word_merges(), _sequence_merges()):
+        if len(merges) == count:
+            break
+        merges[merge] = None
+    return list(merges)
 
 
 def _word_merges() -> Iterator[tuple[str, str]]:
@@ -77,6 +81,5 @@ def _sequence_merges() -> Iterator[tuple[str, str]]:
     """Merges to all sequences of 2, 3, 4 letters, with and without a space before."""
     prefixes = [_SPACE, *_LETTERS]
     for _ in range(3):
-        pairs = [(prefix, letter) for prefix in prefixes for letter in _LETTERS]
-        yield from pairs
-        prefixes = list(map("".join, pairs))
+        yield from product(prefixes, _LETTERS)
+        prefixes = list(map("".join, product(prefixes, _LETTERS)))
