@@ -7,7 +7,6 @@ Autodiff needs to know nothing of it: A and B are params like any other.
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ..graph.analysis import producers
 from ..graph.build import GraphBuilder
 from ..graph.ir import Graph, Node, Role, Value
 from ..graph.types import DType, GraphError, TensorType
@@ -17,9 +16,10 @@ from ..graph.types import DType, GraphError, TensorType
 class Lora:
     """Adds an adapter to each ternary product whose module is among the targets.
 
-    The weight ``layers.0.mlp.up_proj.weight`` belongs to the module ``up_proj``; its adapter is
-    ``layers.0.mlp.up_proj.lora_A.weight`` [rank, in] and ``…lora_B.weight`` [out, rank], the names
-    that PEFT uses. No targets means every ternary product.
+    The weight ``layers.0.mlp.up_proj.weight`` belongs to the module ``layers.0.mlp.up_proj``; its
+    adapter is ``layers.0.mlp.up_proj.lora_A.weight`` [rank, in] and ``…lora_B.weight``
+    [out, rank], the names that PEFT uses. A target is a module's path or the end of it, as in
+    ``up_proj``. No targets means every ternary product.
     """
 
     name: ClassVar[str] = "lora"
@@ -36,10 +36,9 @@ class Lora:
         if self.rank < 1:
             raise GraphError(f"LoRA needs a rank of at least 1, not {self.rank}")
         adapted = {v.name: node for node in graph.nodes if (v := self._weight(node)) is not None}
-        found = {module_of(name).rsplit(".", 1)[-1] for name in adapted}
-        missing = [target for target in self.targets if target not in found]
-        if missing:
-            raise GraphError(f"no ternary product belongs to a module named '{missing[0]}'")
+        for target in self.targets:
+            if not any(_is_target(module_of(name), target) for name in adapted):
+                raise GraphError(f"no ternary product belongs to a module named '{target}'")
         builder = GraphBuilder(graph.name)
         for item in graph.inputs:
             builder.add_input(item.value.name, item.value.type, item.role)
@@ -63,8 +62,9 @@ class Lora:
         if node.op != "ternary_matmul":
             return None
         weight = node.inputs[1]
-        tail = module_of(weight.name).rsplit(".", 1)[-1]
-        return weight if not self.targets or tail in self.targets else None
+        module = module_of(weight.name)
+        chosen = not self.targets or any(_is_target(module, target) for target in self.targets)
+        return weight if chosen else None
 
     def _declare(self, builder: GraphBuilder, module: str, node: Node) -> None:
         out, width = node.inputs[1].type.shape
@@ -85,17 +85,10 @@ class Lora:
             builder.op("add", base, high, name=y.name)
 
 
+def _is_target(module: str, target: str) -> bool:
+    return module == target or module.endswith(f".{target}")
+
+
 def module_of(weight: str) -> str:
     """``layers.0.mlp.up_proj.weight`` -> ``layers.0.mlp.up_proj``."""
     return weight.removesuffix(".weight")
-
-
-def adapted_modules(graph: Graph) -> dict[str, tuple[int, int]]:
-    """(out, in) of every ternary product's module, by the module's name."""
-    made = producers(graph)
-    shapes: dict[str, tuple[int, int]] = {}
-    for node in graph.nodes:
-        if node.op == "ternary_matmul" and node.inputs[1].name not in made:
-            out, width = node.inputs[1].type.shape
-            shapes[module_of(node.inputs[1].name)] = (out, width)
-    return shapes

@@ -55,9 +55,7 @@ class AdamW:
 
     def _clip(self, builder: GraphBuilder, gradients: list[Value]) -> tuple[Value, Value]:
         norm = builder.op("global_norm", *gradients, name="grad_norm")
-        if self.max_norm > 0:
-            return norm, builder.op("clip_factor", norm, name="clip", max_norm=self.max_norm)
-        return norm, builder.op("full_like", norm, name="clip", value=1.0)
+        return norm, builder.op("clip_factor", norm, name="clip", max_norm=self.max_norm)
 
     def _update(
         self, builder: GraphBuilder, param: Value, gradient: Value, schedule: tuple[Value, ...]

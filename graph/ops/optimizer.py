@@ -1,6 +1,12 @@
-"""Gradient clipping and AdamW. Finite inputs never give a NaN, whatever their size."""
+"""Gradient clipping and AdamW. Finite inputs never give a NaN, whatever their size.
+
+A gradient that is not finite makes the norm NaN, that makes the clipping factor NaN, and AdamW then
+leaves everything as it was: the step has no effect, and whoever reads the norm knows why.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -14,7 +20,8 @@ _OPTIMIZER = "the optimizer is not differentiated"
 
 # %n = global_norm(%g0, %g1, ...)    square root of the sum of all squares
 #
-# Summed in f64, where the squares of f32 numbers neither overflow nor vanish.
+# Summed in f64, where the squares of f32 numbers neither overflow nor vanish. NaN if a gradient is
+# not finite.
 
 
 def _global_norm_type(*gradients: TensorType) -> TensorType:
@@ -27,8 +34,9 @@ def _global_norm_type(*gradients: TensorType) -> TensorType:
 def _global_norm(*gradients: Array) -> Array:
     flat = (g.reshape(-1).astype(np.float64) for g in gradients)
     total = sum(float(np.dot(g, g)) for g in flat)
-    limit = np.finfo(gradients[0].dtype).max
-    return np.asarray(np.minimum(np.sqrt(total), limit), dtype=gradients[0].dtype)
+    limit = float(np.finfo(gradients[0].dtype).max)
+    norm = min(math.sqrt(total), limit) if math.isfinite(total) else math.nan
+    return np.asarray(norm, dtype=gradients[0].dtype)
 
 
 def _global_norm_case(rows: int, columns: int) -> Case:
@@ -36,23 +44,28 @@ def _global_norm_case(rows: int, columns: int) -> Case:
 
 
 # %c = clip_factor(%norm) {max_norm=1.0}    min(1, max_norm / (norm + 1e-6)), as PyTorch clips
+#
+# A max_norm of 0 does not clip: the factor is 1, or NaN if the norm is.
 
 
 def _clip_factor_type(norm: TensorType, *, max_norm: float) -> TensorType:
     expect_scalar(norm, norm.dtype)
     expect_float(norm)
-    expect(max_norm > 0, f"max_norm {max_norm} is not positive")
+    expect(max_norm >= 0, f"max_norm {max_norm} is negative")
     return norm
 
 
 def _clip_factor(norm: Array, *, max_norm: float) -> Array:
     kind = norm.dtype.type
-    return np.asarray(np.minimum(kind(1), kind(max_norm) / (norm + kind(1e-6))))
+    if np.isnan(norm):
+        return norm.copy()
+    limit = kind(max_norm) / (norm + kind(1e-6)) if max_norm > 0 else kind(1)
+    return np.asarray(np.minimum(kind(1), limit))
 
 
-def _clip_factor_case(tenths: int) -> Case:
+def _clip_factor_case(tenths: int, clips: int) -> Case:
     norm = operand("f32", draw=uniform(tenths / 10, tenths / 10 + 0.1))
-    return Case((norm,), {"max_norm": 1.0})
+    return Case((norm,), {"max_norm": float(clips)})
 
 
 # %p1, %m1, %v1 = adamw(%p, %g, %m, %v, %clip, %lr, %step) {beta1=…, beta2=…, eps=…, weight_decay=…}
@@ -60,7 +73,7 @@ def _clip_factor_case(tenths: int) -> Case:
 # Loshchilov and Hutter (2019): with g scaled by `clip`, m1 = beta1 m + (1 - beta1) g,
 # v1 = beta2 v + (1 - beta2) g^2, p1 = p (1 - lr wd) - lr mhat / (sqrt(vhat) + eps), where mhat and
 # vhat are divided by 1 - beta^step. The step counts from 1. v1 is held below the largest float, so
-# that a gradient of 1e30 cannot freeze a parameter for good.
+# that a gradient of 1e30 cannot freeze a parameter for good. A NaN as `clip` changes nothing.
 
 
 def _adamw_type(
@@ -102,6 +115,8 @@ def _adamw(
     eps: float,
     weight_decay: float,
 ) -> tuple[Array, Array, Array]:
+    if np.isnan(clip):
+        return p.copy(), m.copy(), v.copy()
     kind = p.dtype.type
     count = max(int(step), 1)
     bias1, bias2 = 1 - beta1**count, 1 - beta2**count
@@ -141,7 +156,7 @@ OPS = (
         "clip_factor",
         _clip_factor_type,
         _clip_factor,
-        Cases(_clip_factor_case, ((0, 40),), ((0,), (5,), (40,))),
+        Cases(_clip_factor_case, ((0, 40), (0, 1)), ((0, 1), (5, 1), (40, 1), (40, 0))),
         no_vjp=_OPTIMIZER,
     ),
     OpDef(

@@ -57,7 +57,8 @@ class EncodedSet:
     Attributes:
         examples: one for each record that keeps at least one token of its response.
         cut: examples that lost the end of their response.
-        skipped: records left out because their prompt alone fills the maximum length.
+        skipped: records left out because their output is empty (the original Alpaca data has
+            some) or because their prompt alone fills the maximum length.
     """
 
     examples: list[Example]
@@ -71,26 +72,17 @@ def load_alpaca(path: Path) -> list[AlpacaRecord]:
     `input` may be absent, other fields are ignored.
 
     Raises:
-        BitgraphError: the file cannot be read, is not UTF-8 JSON of that form, has no records,
-            or has a record with an empty output.
+        BitgraphError: the file cannot be read, is not UTF-8 JSON of that form, or has no records.
     """
     data = _parse_json(path, _read_text(path))
     if not isinstance(data, list):
         raise BitgraphError(f"{path} is not a JSON array; Alpaca data is one array of objects")
     if not data:
         raise BitgraphError(f"{path} has no records; there is nothing to train on")
-    records = [
+    return [
         _read_record(item, f"{path}: record {number} of {len(data)}")
         for number, item in enumerate(data, 1)
     ]
-    empty = [number for number, record in enumerate(records, 1) if not record.output.strip()]
-    if empty:
-        numbers = ", ".join(map(str, empty[:10])) + (", ..." if len(empty) > 10 else "")
-        raise BitgraphError(
-            f"{path}: {len(empty)} of {len(data)} records have an empty 'output' "
-            f"(record {numbers}); remove them"
-        )
-    return records
 
 
 def render(record: AlpacaRecord) -> tuple[str, str]:
@@ -114,15 +106,15 @@ def tokenize(records: Sequence[AlpacaRecord], tokenizer: Tokenizer, max_length: 
     for record in records:
         prompt, response = render(record)
         head = tokenizer.encode(prompt, bos=tokenizer.add_bos)
-        if len(head) >= max_length:
+        if len(head) >= max_length or not response.strip():
             continue
         tokens = head + tokenizer.encode(response) + [tokenizer.eos_id]
         cut += len(tokens) > max_length
         examples.append(Example(np.array(tokens[:max_length], np.int32), len(head)))
     if not examples:
         raise BitgraphError(
-            f"all {len(records)} records are skipped because their prompts alone fill the maximum "
-            f"length of {max_length} tokens; raise it"
+            f"all {len(records)} records are skipped because their outputs are empty or their "
+            f"prompts alone fill the maximum length of {max_length} tokens; mend them or raise it"
         )
     return EncodedSet(examples, cut, skipped=len(records) - len(examples))
 

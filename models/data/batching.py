@@ -55,13 +55,13 @@ class TokenBatch:
 def make_batch(examples: Sequence[Example], multiple: int = 1) -> TokenBatch:
     """Lay examples end to end and pad the whole to a multiple of `multiple` slots.
 
-    A padding slot has token 0, position 0 and no label, and attends to itself alone.
+    The padding slots are one more example, of token 0 and without labels.
     """
     lengths = [example.tokens.size for example in examples]
     real = sum(lengths)
     slots = -(-real // multiple) * multiple
     tokens, positions = np.zeros((2, slots), np.int32)
-    first = np.arange(slots, dtype=np.int32)
+    first = np.full(slots, real, np.int32)
     labels = np.full(slots, IGNORE, np.int32)
     start = 0
     for example, length in zip(examples, lengths, strict=True):
@@ -73,6 +73,7 @@ def make_batch(examples: Sequence[Example], multiple: int = 1) -> TokenBatch:
             example.prompt_length :
         ]
         start = end
+    positions[real:] = np.arange(slots - real)
     return _assemble(tokens, positions, first, labels, real)
 
 

@@ -50,8 +50,8 @@ def test_two_small_examples() -> None:
     third = float(np.float32(1 / 3))
     assert arrays(batch) == [
         [5, 6, 7, 8, 9, 4, 0, 0],
-        [0, 1, 2, 3, 0, 1, 0, 0],
-        [0, 0, 0, 0, 4, 4, 6, 7],
+        [0, 1, 2, 3, 0, 1, 0, 1],
+        [0, 0, 0, 0, 4, 4, 6, 6],
         [0, 1, 2, 3, 4, 5, 6, 7],
         [-1, 7, 8, -1, 4, -1, -1, -1],
         [0, third, third, 0, third, 0, 0, 0],
@@ -93,7 +93,7 @@ def test_tokens_see_their_example_up_to_themselves(examples: list[Example], mult
         start = end
     assert start == batch.real_tokens
     padding = slice(start, None)
-    assert (batch.first[padding] == slots[padding]).all()
+    assert (batch.first[padding] == batch.real_tokens).all()
     assert not batch.tokens[padding].any()
     assert (batch.labels[padding] == IGNORE).all()
 

@@ -1,0 +1,247 @@
+"""BitNet b1.58 as a graph.
+
+The token axis is flat: examples lie end to end on it, and attention is told for every token which
+keys it may see. One function makes the body; what stands behind it makes the loss, the logits or a
+decoding step. Order of operations: Hugging Face's BitNetForCausalLM.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...graph.build import GraphBuilder
+from ...graph.ir import Alias, Graph, Role, Value
+from ...graph.tensors import Array, HostValue, Ternary
+from ...graph.types import DType, TensorType, tensor
+from .config import BitNetConfig, is_projection, weight_shapes
+
+FREQUENCIES = "rope.frequencies"
+"""Name of the weight that holds the rotary frequencies."""
+
+
+def rope_frequencies(config: BitNetConfig) -> Array:
+    """theta^(-2 i / head_dim) for i < head_dim / 2, f32, in the order PyTorch computes it."""
+    exponent = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    frequencies: Array = np.float32(1) / np.float32(config.rope_theta) ** exponent
+    return frequencies
+
+
+def graph_weights(config: BitNetConfig, weights: Mapping[str, HostValue]) -> dict[str, HostValue]:
+    """All values that the graphs of a model want: its weights and the rotary frequencies."""
+    values = {name: weights[name] for name in weight_shapes(config)}
+    return {**values, FREQUENCIES: rope_frequencies(config)}
+
+
+def loss_graph(config: BitNetConfig, tokens: int, embedding: DType = DType.F16) -> Graph:
+    """Mean loss over a flat batch.
+
+    Inputs, each with `tokens` entries: tokens, positions, first, last (keys that a token may attend
+    to, inclusive), labels (the next token, negative for none), weights (f32, what a label counts).
+    Outputs: loss, the sum of weights times negative log-likelihoods, and nll for each token.
+    """
+    model = _Model("bitnet_loss", config, tokens, embedding)
+    labels = model.input("labels", "i32", tokens)
+    weights = model.input("weights", "f32", tokens)
+    hidden = model.body()
+    b = model.builder
+    with b.scope("loss"):
+        nll, _ = b.ops(
+            "linear_cross_entropy", hidden, model.head(), labels, names=("nll", "log_sum_exp")
+        )
+        loss = b.op("dot", nll, weights, name="loss")
+    return b.finish((loss, nll))
+
+
+def logits_graph(config: BitNetConfig, tokens: int, embedding: DType = DType.F16) -> Graph:
+    """Logits [tokens, vocabulary] of a flat batch; inputs as in `loss_graph`, without labels."""
+    model = _Model("bitnet_logits", config, tokens, embedding)
+    hidden = model.body()
+    with model.builder.scope("head"):
+        logits = model.builder.op("matmul", hidden, model.head(), transpose_b=True, name="logits")
+    return model.builder.finish((logits,))
+
+
+def decode_graph(
+    config: BitNetConfig, tokens: int, context: int, embedding: DType = DType.F16
+) -> Graph:
+    """Feeds tokens through a key-value cache and samples what follows one of them.
+
+    Serves the prompt (many tokens) and every step after it (one). Besides `loss_graph`'s tokens,
+    positions, first and last, which count slots of the cache here: slots (i32 [tokens], where each
+    token is kept), row (i32 [1], the token that is sampled after), counter (i32 [1], the position
+    that the random numbers are drawn for), and the scalars temperature, top_k, top_p and seed of
+    the op `sample`. Outputs: next (i32 [1]), and the caches in place.
+    """
+    model = _Model("bitnet_decode", config, tokens, embedding)
+    model.cache(context)
+    hidden = model.body()
+    b = model.builder
+    with b.scope("head"):
+        row = b.op("gather_rows", hidden, model.input("row", "i32", 1))
+        logits = b.op("matmul", row, model.head(), transpose_b=True, name="logits")
+        chosen = b.op(
+            "sample",
+            logits,
+            model.input("temperature", "f32"),
+            model.input("top_k", "i32"),
+            model.input("top_p", "f32"),
+            model.input("seed", "u32"),
+            model.input("counter", "i32", 1),
+            name="next",
+        )
+    caches = tuple(model.caches)
+    aliases = tuple(Alias(new.name, old.name) for new, old in caches)
+    return b.finish((chosen, *(new for new, _ in caches)), aliases)
+
+
+def cache_shapes(config: BitNetConfig, context: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the key-value caches of `decode_graph`, all f32."""
+    shape = (context, config.num_key_value_heads, config.head_dim)
+    return {
+        _cache_name(layer, kind): shape
+        for layer in range(config.num_hidden_layers)
+        for kind in ("keys", "values")
+    }
+
+
+def _cache_name(layer: int, kind: str) -> str:
+    return f"layers.{layer}.self_attn.{kind}.cache"
+
+
+@dataclass
+class _Context:
+    """What every layer reads: rotary table, keys each token sees, slots of the cache."""
+
+    table: Value
+    first: Value
+    last: Value
+    slots: Value | None
+
+
+class _Model:
+    """Builds the parts of one model into one graph."""
+
+    def __init__(self, name: str, config: BitNetConfig, tokens: int, embedding: DType) -> None:
+        self.builder = GraphBuilder(name)
+        self.config = config
+        self.tokens = tokens
+        self.caches: list[tuple[Value, Value]] = []
+        self._cache_of: dict[str, Value] = {}
+        self._slots: Value | None = None
+        self._weights = {
+            name: self.builder.add_input(name, _weight_type(name, shape, embedding), Role.WEIGHT)
+            for name, shape in weight_shapes(config).items()
+        }
+        self._frequencies = self.builder.add_input(
+            FREQUENCIES, tensor("f32", config.head_dim // 2), Role.WEIGHT
+        )
+
+    def input(self, name: str, dtype: str, *shape: int) -> Value:
+        return self.builder.add_input(name, tensor(dtype, *shape), Role.INPUT)
+
+    def cache(self, context: int) -> None:
+        """Keep keys and values in a cache of that many slots."""
+        for name, shape in cache_shapes(self.config, context).items():
+            self._cache_of[name] = self.builder.add_input(name, tensor("f32", *shape), Role.STATE)
+        self._slots = self.input("slots", "i32", self.tokens)
+
+    def head(self) -> Value:
+        """The output matrix [vocabulary, hidden]."""
+        tied = self.config.tie_word_embeddings
+        return self._weights["embed_tokens.weight" if tied else "lm_head.weight"]
+
+    def body(self) -> Value:
+        """Hidden states [tokens, hidden] after the final norm."""
+        b, n = self.builder, self.tokens
+        tokens, positions = self.input("tokens", "i32", n), self.input("positions", "i32", n)
+        first, last = self.input("first", "i32", n), self.input("last", "i32", n)
+        with b.scope("embedding"):
+            x = b.op("gather_rows", self._weights["embed_tokens.weight"], tokens, name="embedded")
+            table = b.op("rope_table", positions, self._frequencies, name="rope_table")
+        context = _Context(table, first, last, self._slots)
+        for layer in range(self.config.num_hidden_layers):
+            x = self._layer(layer, x, context)
+        with b.scope("norm"):
+            return self._norm("norm", x, "normed")
+
+    def _layer(self, layer: int, x: Value, context: _Context) -> Value:
+        prefix = f"layers.{layer}"
+        b = self.builder
+        with b.scope(prefix):
+            with b.scope("self_attn"):
+                h = self._norm(f"{prefix}.input_layernorm", x, f"{prefix}.attn_in")
+                mixed = self._attention(layer, h, context)
+                x = b.op("add", x, mixed, name=f"{prefix}.attn_out")
+            with b.scope("mlp"):
+                h = self._norm(f"{prefix}.post_attention_layernorm", x, f"{prefix}.mlp_in")
+                return b.op("add", x, self._mlp(prefix, h), name=f"{prefix}.out")
+
+    def _attention(self, layer: int, h: Value, context: _Context) -> Value:
+        b, c, prefix = self.builder, self.config, f"layers.{layer}.self_attn"
+        codes = b.op("quantize", h, name=f"{prefix}.codes")
+        heads = []
+        for short, count in (
+            ("q", c.num_attention_heads),
+            ("k", c.num_key_value_heads),
+            ("v", c.num_key_value_heads),
+        ):
+            flat = self._project(f"{prefix}.{short}_proj", codes)
+            heads.append(
+                b.op("reshape", flat, row=(count, c.head_dim), name=f"{prefix}.{short}_heads")
+            )
+        q = b.op("rope", heads[0], context.table, inverse=False, name=f"{prefix}.q_rope")
+        k = b.op("rope", heads[1], context.table, inverse=False, name=f"{prefix}.k_rope")
+        v = heads[2]
+        if context.slots is not None:
+            k = self._remember(_cache_name(layer, "keys"), k, context.slots)
+            v = self._remember(_cache_name(layer, "values"), v, context.slots)
+        out, _ = b.ops(
+            "attention", q, k, v, context.first, context.last,
+            names=(f"{prefix}.mixed", f"{prefix}.log_sum_exp"),
+        )  # fmt: skip
+        merged = b.op("reshape", out, row=(c.hidden_size,), name=f"{prefix}.merged")
+        normed = self._norm(f"{prefix}.attn_sub_norm", merged, f"{prefix}.sub_normed")
+        return self._project(
+            f"{prefix}.o_proj", b.op("quantize", normed, name=f"{prefix}.sub_codes")
+        )
+
+    def _remember(self, name: str, rows: Value, slots: Value) -> Value:
+        old = self._cache_of[name]
+        new = self.builder.op("write_rows", old, rows, slots, name=f"{name}.new")
+        self.caches.append((new, old))
+        return new
+
+    def _mlp(self, prefix: str, h: Value) -> Value:
+        b, prefix = self.builder, f"{prefix}.mlp"
+        codes = b.op("quantize", h, name=f"{prefix}.codes")
+        gate = self._project(f"{prefix}.gate_proj", codes)
+        up = self._project(f"{prefix}.up_proj", codes)
+        activation = "squared_relu" if self.config.hidden_act == "relu2" else "silu"
+        active = b.op(activation, gate, name=f"{prefix}.active")
+        gated = b.op("mul", active, up, name=f"{prefix}.gated")
+        normed = self._norm(f"{prefix}.ffn_sub_norm", gated, f"{prefix}.sub_normed")
+        return self._project(
+            f"{prefix}.down_proj", b.op("quantize", normed, name=f"{prefix}.sub_codes")
+        )
+
+    def _project(self, module: str, codes: Value) -> Value:
+        weight = self._weights[f"{module}.weight"]
+        return self.builder.op("ternary_matmul", codes, weight, name=module)
+
+    def _norm(self, module: str, x: Value, name: str) -> Value:
+        weight = self._weights[f"{module}.weight"]
+        return self.builder.op("rms_norm", x, weight, name=name, eps=self.config.rms_norm_eps)
+
+
+def _weight_type(name: str, shape: tuple[int, ...], embedding: DType) -> TensorType:
+    if is_projection(name):
+        return TensorType(DType.T2, shape)
+    return TensorType(embedding if len(shape) == 2 else DType.F32, shape)
+
+
+def embedding_dtype(weights: Mapping[str, HostValue]) -> DType:
+    """The element type of a model's embedding, for the graphs that read it."""
+    table = weights["embed_tokens.weight"]
+    assert not isinstance(table, Ternary), "an embedding is not ternary"
+    return DType.F16 if np.asarray(table).dtype == np.float16 else DType.F32

@@ -1,0 +1,187 @@
+"""Training LoRA adapters: one compiled program a batch size, one call a step."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...graph.errors import BitgraphError
+from ...graph.ir import Graph
+from ...graph.program import Backend, Program
+from ...graph.tensors import Array, HostValue
+from ...passes.manager import Pass, PassManager
+from ..adapters.lora import LoraAdapter, initial_tensors
+from ..bitnet.config import BitNetConfig, projection_shapes
+from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
+from ..data.alpaca import Example
+from ..data.batching import TokenBatch, epoch_batches, make_batch
+from .options import TrainingOptions, total_steps
+
+BUCKET = 128
+"""Token counts are rounded up to a multiple of this, so that few programs serve all batches."""
+
+OnStage = Callable[[int, str, Graph], None]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one training step gave.
+
+    Attributes:
+        step: counted from 1.
+        total: steps of the run.
+        loss: mean over the supervised tokens, before the update.
+        grad_norm: global norm before clipping.
+        lr: learning rate used.
+        tokens: real tokens of the batch, and of these the supervised ones.
+        supervised: how many of them carry a label.
+        seconds: wall time of the step.
+    """
+
+    step: int
+    total: int
+    loss: float
+    grad_norm: float
+    lr: float
+    tokens: int
+    supervised: int
+    seconds: float
+
+
+class Trainer:
+    """A model with adapters under training, on some backend.
+
+    Attributes:
+        options: of the run.
+        steps_done: updates made so far.
+        num_parameters: trained ones.
+    """
+
+    def __init__(
+        self,
+        config: BitNetConfig,
+        weights: Mapping[str, HostValue],
+        backend: Backend,
+        options: TrainingOptions,
+        on_stage: OnStage | None = None,
+    ) -> None:
+        """Load the weights and the initial adapters.
+
+        Args:
+            config: the model's geometry.
+            weights: as a checkpoint gives them.
+            backend: where to compute.
+            options: of the run.
+            on_stage: sees the graph after every pass of the first training program.
+
+        Raises:
+            BitgraphError: examples may be longer than the model's context.
+        """
+        if options.max_seq_len > config.max_position_embeddings:
+            raise BitgraphError(
+                f"max-seq-len is {options.max_seq_len}, but the model's context is "
+                f"{config.max_position_embeddings}; choose a smaller --max-seq-len"
+            )
+        self.options = options
+        self._config = config
+        self._backend = backend
+        self._on_stage = on_stage
+        self._embedding = embedding_dtype(weights)
+        self._programs: dict[tuple[str, int], Program] = {}
+        self.steps_done = 0
+        self.num_parameters = 0
+        backend.load(graph_weights(config, weights))
+        self._adapter_names = self._load_adapters()
+
+    def _load_adapters(self) -> tuple[str, ...]:
+        shapes = {
+            module: shape
+            for module, shape in projection_shapes(self._config).items()
+            if module.rsplit(".", 1)[-1] in self.options.targets
+        }
+        tensors = initial_tensors(shapes, self.options.rank, self.options.seed)
+        self._backend.load(tensors)
+        zeros = {name: np.zeros_like(tensor) for name, tensor in tensors.items()}
+        for suffix in (".m", ".v"):
+            self._backend.load({f"{name}{suffix}": zero for name, zero in zeros.items()})
+        self.num_parameters = sum(tensor.size for tensor in tensors.values())
+        return tuple(tensors)
+
+    def step(self, batch: TokenBatch, step: int, lr: float) -> tuple[float, float]:
+        """Update the adapters by one batch; the loss before it and the gradient norm.
+
+        Raises:
+            BitgraphError: one of the two is not finite; the adapters are then as before the step.
+        """
+        program = self._program("train", batch.tokens.size)
+        schedule = {"lr": np.array(lr, np.float32), "step": np.array(step, np.int32)}
+        results = program.run({**_inputs(batch), **schedule})
+        loss, norm = float(results["loss"]), float(results["grad_norm"])
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise BitgraphError(
+                f"step {step} gave a loss of {loss} and a gradient norm of {norm}; "
+                "try a smaller --lr"
+            )
+        self.steps_done = step
+        return loss, norm
+
+    def evaluate(self, examples: Sequence[Example]) -> float:
+        """Mean loss over all supervised tokens of a data set."""
+        total, count = 0.0, 0
+        for begin in range(0, len(examples), self.options.batch_size):
+            batch = make_batch(examples[begin : begin + self.options.batch_size], BUCKET)
+            results = self._program("eval", batch.tokens.size).run(_inputs(batch))
+            total += float(np.sum(results["nll"], dtype=np.float64))
+            count += batch.supervised_tokens
+        return total / max(count, 1)
+
+    def adapter(self, base_model: str) -> LoraAdapter:
+        """The adapters as they are now."""
+        return LoraAdapter(
+            rank=self.options.rank,
+            alpha=self.options.alpha,
+            target_modules=self.options.targets,
+            tensors={name: self._backend.read(name) for name in self._adapter_names},
+            base_model=base_model,
+        )
+
+    def fit(self, examples: Sequence[Example]) -> Iterator[StepReport]:
+        """Run all steps, reporting each."""
+        total = total_steps(self.options, len(examples))
+        for step, batch in enumerate(self._batches(examples), 1):
+            begin = time.perf_counter()
+            lr = self.options.learning_rate(step, total)
+            loss, norm = self.step(batch, step, lr)
+            seconds = time.perf_counter() - begin
+            yield StepReport(
+                step, total, loss, norm, lr, batch.real_tokens, batch.supervised_tokens, seconds
+            )
+            if step == total:
+                return
+
+    def _batches(self, examples: Sequence[Example]) -> Iterator[TokenBatch]:
+        for epoch in range(self.options.epochs):
+            yield from epoch_batches(
+                examples, self.options.batch_size, self.options.seed, epoch, BUCKET
+            )
+
+    def _program(self, purpose: str, tokens: int) -> Program:
+        key = (purpose, tokens)
+        if key not in self._programs:
+            self._programs[key] = self._backend.compile(self._graph(purpose, tokens))
+        return self._programs[key]
+
+    def _graph(self, purpose: str, tokens: int) -> Graph:
+        graph = loss_graph(self._config, tokens, self._embedding)
+        if purpose == "eval":
+            return PassManager(self.options.evaluation_passes()).run(graph)
+        passes: Sequence[Pass] = self.options.training_passes()
+        on_stage, self._on_stage = self._on_stage, None
+        return PassManager(passes, on_stage).run(graph)
+
+
+def _inputs(batch: TokenBatch) -> dict[str, Array]:
+    names = ("tokens", "positions", "first", "last", "labels", "weights")
+    return {name: getattr(batch, name) for name in names}
