@@ -122,9 +122,9 @@ def collate(torch: Any, examples: list[Example]) -> dict[str, Any]:
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
-    """Share of the full rate at `step` (from 0): linear warm-up, then a cosine to zero."""
-    if step < WARMUP_STEPS:
-        return (step + 1) / WARMUP_STEPS
+    """Share of the full rate at `step` (from 1): linear warm-up, then a cosine to zero."""
+    if step <= WARMUP_STEPS:
+        return step / WARMUP_STEPS
     progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -235,13 +235,13 @@ def train(torch: Any, model: Any, batches: list[list[Example]]) -> tuple[list[fl
     optimizer = torch.optim.AdamW(trainable, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     losses, seconds = [], []
     model.train()
-    for step, examples in enumerate(batches):
+    for step, examples in enumerate(batches, start=1):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * learning_rate_factor(step, len(batches))
         start = time.perf_counter()
         losses.append(train_step(torch, model, optimizer, collate(torch, examples)))
         seconds.append(time.perf_counter() - start)
-        print(f"step {step + 1}/{len(batches)}: loss {losses[-1]:.4f}", file=sys.stderr)
+        print(f"step {step}/{len(batches)}: loss {losses[-1]:.4f}", file=sys.stderr)
     return losses, seconds
 
 
