@@ -110,16 +110,20 @@ def _facts_table(facts: Iterable[tuple[str, str]]) -> Table:
     table = Table(show_header=False, box=None)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in facts:
-        table.add_row(Text(name), Text(value))
+    for fact in facts:
+        table.add_row(*map(_cell, fact))
     return table
 
 
 def _table(header: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
-    """Text columns to the left, all after the first two to the right."""
     table = Table(box=None)
     for title in header:
         table.add_column(title, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(_cell, row))
     return table
+
+
+def _cell(text: str) -> Text:
+    """Text of a file, without markup and with nothing in it that a terminal would obey."""
+    return Text("".join(letter if letter.isprintable() else "\ufffd" for letter in text))

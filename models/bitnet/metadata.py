@@ -169,6 +169,6 @@ class _Keys:
             plain = _PLAIN_ROPE.get(key.removeprefix(prefix), ())
             if not isinstance(value, str | int | float) or value not in plain:
                 raise BitgraphError(
-                    f"{key} is {reprlib.repr(value)}, but scaled rotary embeddings are not "
+                    f"{key!r} is {reprlib.repr(value)}, but scaled rotary embeddings are not "
                     "supported"
                 )

@@ -181,7 +181,9 @@ def _value(cursor: _Cursor, kind: ValueType, field: str) -> MetadataValue:
         return cursor.string(field)
     if kind is ValueType.ARRAY:
         return _array(cursor, field)
-    value: MetadataValue = _numbers(cursor, kind, 1, field)[0].item()
+    number = _numbers(cursor, kind, 1, field)[0]
+    # A float32 becomes the shortest decimal that rounds to it: 1e-05, not 9.999999747378752e-06.
+    value: MetadataValue = float(str(number)) if kind is ValueType.FLOAT32 else number.item()
     return value
 
 

@@ -12,8 +12,8 @@ from bitgraph.graph.tensors import Ternary
 from bitgraph.models.gguf import GgmlType, TensorSource, gguf_size, read_gguf, write_gguf
 from gguf_bytes import (
     ARRAY,
-    F16,
     F32,
+    FLOAT32,
     I2_S,
     STRING,
     TQ1_0,
@@ -122,6 +122,12 @@ def test_numbers_of_every_type(tmp_path, kind, code, value):
     assert type(metadata["one"]) is type(value)
     assert metadata["many"].tolist() == [value] * 3
     assert metadata["no"].size == 0
+
+
+@pytest.mark.parametrize("value", [1e-5, 0.1, 1e-45, 3.4028235e38, 500000.0, -0.0, np.inf])
+def test_float32_is_read_as_its_shortest_decimal(tmp_path, value):
+    metadata = opened(tmp_path, gguf([pair("a", FLOAT32, struct.pack("<f", value))])).metadata
+    assert repr(metadata["a"]) == repr(float(value))
 
 
 def test_version_2_and_another_alignment(tmp_path):
@@ -608,6 +614,6 @@ def test_other_tensor_types_are_refused_by_name(tmp_path, kind, name):
 
 def test_scalar_types_of_the_header_do_not_leak_numpy(tmp_path):
     metadata = opened(
-        tmp_path, gguf([u32("a", 7), pair("b", F16 + 5, struct.pack("<f", 2))])
+        tmp_path, gguf([u32("a", 7), pair("b", FLOAT32, struct.pack("<f", 2))])
     ).metadata
     assert [type(value) for value in metadata.values()] == [int, float]
