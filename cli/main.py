@@ -7,6 +7,8 @@ import click
 from .. import __version__
 from ..graph.errors import BitgraphError
 from .generate import generate
+from .init import init
+from .inspect import inspect
 from .opt import opt
 from .train import train
 
@@ -17,7 +19,7 @@ def cli() -> None:
     """LoRA fine-tuning and generation for BitNet b1.58."""
 
 
-for command in (train, generate, opt):
+for command in (train, generate, init, inspect, opt):
     cli.add_command(command)
 
 
