@@ -142,8 +142,9 @@ def _dot_vjp(b: GraphBuilder, node: Node, ds: Value) -> Cotangents:
 
 
 def _squared_relu(x: Array) -> Array:
-    positive = np.maximum(x, 0)
-    return np.multiply(positive, positive, out=positive)
+    positive: Array = np.maximum(x, 0)
+    positive *= positive
+    return positive
 
 
 def _squared_relu_vjp(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
@@ -210,7 +211,8 @@ def _reshape_type(x: TensorType, *, row: tuple[int, ...]) -> TensorType:
     expect_float(x)
     expect(x.rank >= 1, f"{x} has no rows")
     result = x.with_shape((x.shape[0], *row))
-    expect(result.size == x.size, f"a row of {x} does not have shape {list(row)}")
+    fits = all(size >= 0 for size in row) and result.size == x.size
+    expect(fits, f"a row of {x} does not have shape {list(row)}")
     return result
 
 
