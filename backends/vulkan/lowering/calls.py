@@ -1,0 +1,132 @@
+"""What a rule of the lowering writes: calls of kernels on values, before memory is planned."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ....graph.ir import Node, Value
+from ....graph.tensors import HostValue
+from ....graph.types import GraphError, TensorType
+from ..kernels import kernel
+from ..limits import Limits
+from ..schedule import Access
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a value's bytes, as a tensor of their own: the rows of a table, say."""
+
+    value: Value
+    offset: int
+    type: TensorType
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A part of a value and what a call does with it."""
+
+    part: Part
+    access: Access
+
+
+@dataclass(frozen=True)
+class Call:
+    """One dispatch whose operands have no memory yet. Fields as in `Dispatch`."""
+
+    kernel: str
+    constants: tuple[tuple[str, int | float], ...]
+    operands: tuple[Operand, ...]
+    groups: tuple[int, int, int]
+    label: str
+
+
+class Lowering:
+    """Collects the calls of a graph; the rules of `RULES` write to it.
+
+    Attributes:
+        limits: of the device.
+        calls: so far, in a valid order.
+        views: values that are another value's bytes under another type.
+        donors: values that are written over another value, by in-place aliases.
+    """
+
+    def __init__(self, limits: Limits, donors: Mapping[str, Value]) -> None:
+        self.limits = limits
+        self.calls: list[Call] = []
+        self.views: dict[str, Value] = {}
+        self.donors = donors
+        self.label = ""
+        self._scratch = 0
+
+    def call(
+        self,
+        name: str,
+        groups: tuple[int, int, int],
+        constants: Mapping[str, int | float],
+        **operands: Value | Part,
+    ) -> None:
+        """Add a call.
+
+        Args:
+            name: of the kernel.
+            groups: workgroups in x, y and z.
+            constants: values of all its specialization constants.
+            **operands: values or parts for all its bindings, by name.
+
+        Raises:
+            GraphError: constants, operands or their sizes do not fit the kernel.
+        """
+        record = kernel(name)
+        if set(constants) != set(record.constants):
+            raise GraphError(f"{name} has the constants {record.constants}, got {set(constants)}")
+        if set(operands) != {p.name for p in record.parameters}:
+            raise GraphError(f"{name} has other operands than {', '.join(operands)}")
+        bound: list[Operand] = []
+        for parameter in record.parameters:
+            part = whole(operands[parameter.name])
+            wanted = parameter.type(constants)
+            if part.type.nbytes != wanted.nbytes:
+                raise GraphError(f"{name}: {parameter.name} is {wanted}, got {part.type}")
+            bound.append(Operand(part, parameter.access))
+        if any(not 0 < count <= self.limits.max_groups for count in groups):
+            raise GraphError(f"{name}: {groups} workgroups are more than the device can start")
+        ordered = tuple(sorted(constants.items()))
+        self.calls.append(Call(name, ordered, tuple(bound), groups, self.label))
+
+    def scratch(self, type: TensorType) -> Value:
+        """A value that only calls of the present node use."""
+        self._scratch += 1
+        return Value(f"scratch.{self._scratch}", type)
+
+    def view(self, value: Value, of: Value) -> None:
+        """Let a value be the bytes of another."""
+        self.views[value.name] = of
+
+
+def whole(operand: Value | Part) -> Part:
+    """A value as a part that is all of it."""
+    return operand if isinstance(operand, Part) else Part(operand, 0, operand.type)
+
+
+def rows_of(value: Value, begin: int, count: int) -> Part:
+    """Rows of a plain matrix."""
+    row = value.type.nbytes // value.type.shape[0]
+    return Part(value, begin * row, value.type.with_shape((count, *value.type.shape[1:])))
+
+
+def groups_for(count: int, size: int, limits: Limits) -> tuple[int, int, int]:
+    """Workgroups of `size` for `count` items, folded into y where x is not enough.
+
+    A kernel sees the workgroup's number as ``gl_WorkGroupID.y * gl_NumWorkGroups.x +
+    gl_WorkGroupID.x`` and skips those past the end.
+    """
+    groups = max(-(-count // size), 1)
+    if groups <= limits.max_groups:
+        return groups, 1, 1
+    y = -(-groups // limits.max_groups)
+    return -(-groups // y), y, 1
+
+
+Rule: TypeAlias = Callable[[Lowering, Node], None]
+Meaning: TypeAlias = Callable[[Mapping[str, int | float], Mapping[str, HostValue]], None]
+"""What a kernel does, in NumPy: (constants, operands by name), writing into the operands."""

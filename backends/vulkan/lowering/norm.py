@@ -1,0 +1,6 @@
+"""Rules and meanings of the kernels for the family `norm`."""
+
+from .calls import Meaning, Rule
+
+RULES: dict[str, Rule] = {}
+MEANINGS: dict[str, Meaning] = {}

@@ -1,0 +1,106 @@
+"""Memory planning: every value of a schedule gets its bytes.
+
+Values from outside have buffers of their own. All others share arenas: two values may have the same
+bytes if no call needs both. Placing intervals greedily by size is the usual approximation
+(Pisarchyk and Lee, 2020).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...graph.errors import BitgraphError
+from .limits import Limits
+from .schedule import Buffer, Kind, Slice
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value that needs memory.
+
+    Attributes:
+        name: of the value.
+        size: in bytes.
+        begin: position of the first call that uses it.
+        end: position of the last one.
+    """
+
+    name: str
+    size: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where values lie: slices by name, and the arenas they lie in."""
+
+    slices: dict[str, Slice]
+    arenas: tuple[Buffer, ...]
+
+
+def place(intervals: Sequence[Interval], limits: Limits) -> Placement:
+    """Give every value a slice of an arena, the largest first, at the lowest offset that is free.
+
+    Raises:
+        BitgraphError: a value is larger than the device allows.
+    """
+    for item in intervals:
+        if item.size > limits.max_range:
+            raise BitgraphError(
+                f"%{item.name} takes {item.size:,} bytes, but the device binds at most "
+                f"{limits.max_range:,} at once; choose a smaller batch"
+            )
+    order = sorted(intervals, key=lambda item: (-item.size, item.begin, item.name))
+    arenas: list[_Arena] = []
+    slices: dict[str, Slice] = {}
+    for item in order:
+        size = -(-item.size // limits.alignment) * limits.alignment
+        for number, arena in enumerate(arenas):
+            offset = arena.offset_for(item, size, limits.max_allocation)
+            if offset is not None:
+                break
+        else:
+            number, offset = len(arenas), 0
+            arenas.append(_Arena(len(intervals)))
+        arenas[number].add(item, offset, size)
+        slices[item.name] = Slice(f"arena{number}", offset, item.size)
+    buffers = tuple(Buffer(f"arena{k}", a.size, Kind.ARENA) for k, a in enumerate(arenas))
+    return Placement(slices, buffers)
+
+
+def live_lower_bound(intervals: Sequence[Interval]) -> int:
+    """Bytes of the values that are alive at once, at the worst position: no plan needs less."""
+    if not intervals:
+        return 0
+    change = np.zeros(max(item.end for item in intervals) + 2, dtype=np.int64)
+    for item in intervals:
+        change[item.begin] += item.size
+        change[item.end + 1] -= item.size
+    return int(np.cumsum(change).max())
+
+
+class _Arena:
+    """Intervals placed so far, as columns: begin, end, offset, offset + size."""
+
+    def __init__(self, capacity: int) -> None:
+        self._placed = np.zeros((capacity, 4), dtype=np.int64)
+        self._count = 0
+        self.size = 0
+
+    def offset_for(self, item: Interval, size: int, limit: int) -> int | None:
+        """The lowest free offset, None if there is none below the limit."""
+        placed = self._placed[: self._count]
+        alive = placed[(placed[:, 0] <= item.end) & (placed[:, 1] >= item.begin)]
+        alive = alive[np.argsort(alive[:, 2])]
+        tops = np.maximum.accumulate(alive[:, 3]) if len(alive) else alive[:, 3]
+        floors = np.concatenate([[0], tops])
+        ceilings = np.concatenate([alive[:, 2], [limit]])
+        fits = np.flatnonzero(ceilings - floors >= size)
+        return int(floors[fits[0]]) if fits.size else None
+
+    def add(self, item: Interval, offset: int, size: int) -> None:
+        self._placed[self._count] = (item.begin, item.end, offset, offset + size)
+        self._count += 1
+        self.size = max(self.size, offset + size)
