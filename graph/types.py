@@ -55,6 +55,12 @@ _NUMPY: dict[DType, np.dtype[np.generic]] = {
     DType.U32: np.dtype(np.uint32),
 }
 
+
+def q8_stride(columns: int) -> int:
+    """Bytes from one row of int8 codes to the next on a device: whole 32-bit words."""
+    return -(-columns // 4) * 4
+
+
 _TYPE = re.compile(r"(\w+)\[((?:\d+(?:,\d+)*)?)\]")
 
 
@@ -80,11 +86,16 @@ class TensorType:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a value of this type, scales of packed types included."""
+        """Bytes of a value of this type on a device.
+
+        T2: the packed codes, then the scale. Q8: the codes, each row padded to a multiple of 4
+        bytes, then the scales of all rows.
+        """
         if self.dtype is DType.T2:
             return packed_bytes(self.size) + 4
         if self.dtype is DType.Q8:
-            return self.size + 4 * (self.size // self.shape[-1] if self.size else 0)
+            rows, columns = self.shape
+            return rows * (q8_stride(columns) + 4)
         return self.size * self.dtype.numpy.itemsize
 
     def with_shape(self, shape: tuple[int, ...]) -> "TensorType":

@@ -23,6 +23,9 @@ from .record import Case, Cases, Cotangents, OpDef, Operand, Split, by_rows
 if TYPE_CHECKING:
     from ..build import GraphBuilder
 
+_TILE = 64
+"""Queries whose scores are held at a time."""
+
 # %t = rope_table(%positions, %frequencies)    row n: cosines of p[n] f, then sines
 #
 # Rotary position embedding (Su et al., 2021): f[i] = theta^(-2 i / head width).
@@ -100,12 +103,18 @@ def _attention_type(
 
 
 def _runs(first: Array, last: Array) -> Iterator[tuple[slice, slice, Array]]:
-    """Queries that begin at the same key, the keys they see, and a mask of those they do not."""
+    """Queries that begin at the same key, the keys they see, and a mask of those they do not.
+
+    A run is cut into tiles of a few queries, so that most keys which causality hides are not even
+    looked at.
+    """
     edges = np.flatnonzero(np.diff(first)) + 1
-    for begin, end in zip([0, *edges], [*edges, len(first)], strict=True):
-        low, high = int(first[begin]), int(last[begin:end].max()) + 1
-        hidden = np.arange(low, high) > last[begin:end, None]
-        yield slice(begin, end), slice(low, high), hidden
+    for run, stop in zip([0, *edges], [*edges, len(first)], strict=True):
+        for begin in range(run, stop, _TILE):
+            end = min(begin + _TILE, stop)
+            low, high = int(first[begin]), int(last[begin:end].max()) + 1
+            hidden = np.arange(low, high) > last[begin:end, None]
+            yield slice(begin, end), slice(low, high), hidden
 
 
 def _heads_first(x: Array, kv_heads: int) -> Array:
