@@ -1,4 +1,4 @@
-"""Gradient clipping and AdamW. Finite inputs never give a NaN, whatever their size.
+"""Gradient clipping and AdamW. Gradients of any finite size keep everything finite.
 
 A gradient that is not finite makes the norm NaN, that makes the clipping factor NaN, and AdamW then
 leaves everything as it was: the step has no effect, and whoever reads the norm knows why.
@@ -124,9 +124,9 @@ def _adamw(
     m1 = kind(beta1) * m + kind(1 - beta1) * clipped
     with np.errstate(over="ignore"):
         v1 = kind(beta2) * v + kind(1 - beta2) * clipped * clipped
-    np.minimum(v1, np.finfo(p.dtype).max, out=v1)
-    update = (m1 / kind(bias1)) / (np.sqrt(v1) / kind(np.sqrt(bias2)) + kind(eps))
-    return p * (1 - lr * kind(weight_decay)) - lr * update, m1, v1
+        v1 = np.minimum(v1, np.finfo(p.dtype).max)
+        update = (m1 / kind(bias1)) / (np.sqrt(v1) / kind(np.sqrt(bias2)) + kind(eps))
+        return p * (1 - lr * kind(weight_decay)) - lr * update, m1, v1
 
 
 def _adamw_case(rows: int, columns: int, step: int) -> Case:
