@@ -57,12 +57,8 @@ def place(intervals: Sequence[Interval], limits: Limits) -> Placement:
     slices: dict[str, Slice] = {}
     for item in order:
         size = -(-item.size // limits.alignment) * limits.alignment
-        for number, arena in enumerate(arenas):
-            offset = arena.offset_for(item, size, limits.max_allocation)
-            if offset is not None:
-                break
-        else:
-            number, offset = len(arenas), 0
+        number, offset = _first_fit(arenas, item, size, limits.max_allocation)
+        if number == len(arenas):
             arenas.append(_Arena(len(intervals)))
         arenas[number].add(item, offset, size)
         slices[item.name] = Slice(f"arena{number}", offset, item.size)
@@ -79,6 +75,17 @@ def live_lower_bound(intervals: Sequence[Interval]) -> int:
         change[item.begin] += item.size
         change[item.end + 1] -= item.size
     return int(np.cumsum(change).max())
+
+
+def _first_fit(
+    arenas: Sequence["_Arena"], item: Interval, size: int, limit: int
+) -> tuple[int, int]:
+    """The first arena that has room, and where; the number after the last if none has."""
+    for number, arena in enumerate(arenas):
+        offset = arena.offset_for(item, size, limit)
+        if offset is not None:
+            return number, offset
+    return len(arenas), 0
 
 
 class _Arena:
