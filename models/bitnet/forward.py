@@ -14,6 +14,7 @@ from ...graph.build import GraphBuilder
 from ...graph.ir import Alias, Graph, Role, Value
 from ...graph.tensors import Array, HostValue, Ternary
 from ...graph.types import DType, TensorType, tensor
+from ...passes.cleanup import EliminateDeadCode
 from .config import BitNetConfig, is_projection, weight_shapes
 
 FREQUENCIES = "rope.frequencies"
@@ -60,6 +61,17 @@ def logits_graph(config: BitNetConfig, tokens: int, embedding: DType = DType.F16
     with model.builder.scope("head"):
         logits = model.builder.op("matmul", hidden, model.head(), transpose_b=True, name="logits")
     return model.builder.finish((logits,))
+
+
+def layer_graph(config: BitNetConfig, layer: int, tokens: int) -> Graph:
+    """One block alone, from its input ``x`` [tokens, hidden] to its output, for close comparison.
+
+    The other inputs are those of `loss_graph` without tokens, labels and weights.
+    """
+    model = _Model("bitnet_layer", config, tokens, DType.F32)
+    x = model.input("x", "f32", tokens, config.hidden_size)
+    out = model.layer(layer, x, model.context())
+    return EliminateDeadCode()(model.builder.finish((out,)))
 
 
 def decode_graph(
@@ -153,19 +165,26 @@ class _Model:
 
     def body(self) -> Value:
         """Hidden states [tokens, hidden] after the final norm."""
-        b, n = self.builder, self.tokens
-        tokens, positions = self.input("tokens", "i32", n), self.input("positions", "i32", n)
-        first, last = self.input("first", "i32", n), self.input("last", "i32", n)
+        b = self.builder
+        tokens = self.input("tokens", "i32", self.tokens)
         with b.scope("embedding"):
             x = b.op("gather_rows", self._weights["embed_tokens.weight"], tokens, name="embedded")
-            table = b.op("rope_table", positions, self._frequencies, name="rope_table")
-        context = _Context(table, first, last, self._slots)
+        context = self.context()
         for layer in range(self.config.num_hidden_layers):
-            x = self._layer(layer, x, context)
+            x = self.layer(layer, x, context)
         with b.scope("norm"):
             return self._norm("norm", x, "normed")
 
-    def _layer(self, layer: int, x: Value, context: _Context) -> Value:
+    def context(self) -> _Context:
+        """What all layers read, made once."""
+        positions = self.input("positions", "i32", self.tokens)
+        first, last = (self.input(name, "i32", self.tokens) for name in ("first", "last"))
+        with self.builder.scope("embedding"):
+            table = self.builder.op("rope_table", positions, self._frequencies, name="rope_table")
+        return _Context(table, first, last, self._slots)
+
+    def layer(self, layer: int, x: Value, context: _Context) -> Value:
+        """One block of the transformer."""
         prefix = f"layers.{layer}"
         b = self.builder
         with b.scope(prefix):
