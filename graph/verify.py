@@ -70,6 +70,8 @@ def _verify_aliases(graph: Graph) -> None:
     """A donated input has its type's output, is donated once, and is not read afterwards."""
     outputs = {value.name: value for value in graph.outputs}
     donors = {value.name: value for value in graph.inputs_of(Role.PARAM, Role.STATE)}
+    made = {value.name: k for k, node in enumerate(graph.nodes) for value in node.outputs}
+    read = {value.name: k for k, node in enumerate(graph.nodes) for value in node.inputs}
     seen: set[str] = set()
     for alias in graph.aliases:
         if alias.output not in outputs:
@@ -80,13 +82,6 @@ def _verify_aliases(graph: Graph) -> None:
             raise GraphError(f"%{alias.output} -> %{alias.donated} donates a second time")
         if outputs[alias.output].type != donors[alias.donated].type:
             raise GraphError(f"%{alias.output} and %{alias.donated} have different types")
+        if read.get(alias.donated, -1) > made.get(alias.output, -1):
+            raise GraphError(f"%{alias.donated} is read after %{alias.output} took its place")
         seen |= {alias.output, alias.donated}
-        _verify_not_read_after(graph, alias.output, alias.donated)
-
-
-def _verify_not_read_after(graph: Graph, output: str, donated: str) -> None:
-    written = False
-    for node in graph.nodes:
-        if written and any(v.name == donated for v in node.inputs):
-            raise GraphError(f"%{donated} is read after %{output} took its place")
-        written = written or any(v.name == output for v in node.outputs)

@@ -66,6 +66,7 @@ class Trainer:
         backend: Backend,
         options: TrainingOptions,
         on_stage: OnStage | None = None,
+        bucket: int = BUCKET,
     ) -> None:
         """Load the weights and the initial adapters.
 
@@ -75,6 +76,7 @@ class Trainer:
             backend: where to compute.
             options: of the run.
             on_stage: sees the graph after every pass of the first training program.
+            bucket: token counts are rounded up to a multiple of this.
 
         Raises:
             BitgraphError: examples may be longer than the model's context.
@@ -88,6 +90,7 @@ class Trainer:
         self._config = config
         self._backend = backend
         self._on_stage = on_stage
+        self._bucket = bucket
         self._embedding = embedding_dtype(weights)
         self._programs: dict[tuple[str, int], Program] = {}
         self.steps_done = 0
@@ -131,7 +134,7 @@ class Trainer:
         """Mean loss over all supervised tokens of a data set."""
         total, count = 0.0, 0
         for begin in range(0, len(examples), self.options.batch_size):
-            batch = make_batch(examples[begin : begin + self.options.batch_size], BUCKET)
+            batch = make_batch(examples[begin : begin + self.options.batch_size], self._bucket)
             results = self._program("eval", batch.tokens.size).run(_inputs(batch))
             total += float(np.sum(results["nll"], dtype=np.float64))
             count += batch.supervised_tokens
@@ -164,7 +167,7 @@ class Trainer:
     def _batches(self, examples: Sequence[Example]) -> Iterator[TokenBatch]:
         for epoch in range(self.options.epochs):
             yield from epoch_batches(
-                examples, self.options.batch_size, self.options.seed, epoch, BUCKET
+                examples, self.options.batch_size, self.options.seed, epoch, self._bucket
             )
 
     def _program(self, purpose: str, tokens: int) -> Program:
