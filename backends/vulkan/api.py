@@ -153,3 +153,24 @@ def instance_function(instance: Any, name: str) -> Any:
     """A function of an instance extension."""
     address = lib.vkGetInstanceProcAddr(instance, name.encode())
     return ffi.cast(f"PFN_{name}", address)
+
+
+def name_object(device: Any, kind: int, handle: Any, name: str) -> None:
+    """Give an object a name that the validation layer's messages show, if it is there.
+
+    Args:
+        device: the VkDevice.
+        kind: the VkObjectType.
+        handle: of the object.
+        name: for people.
+    """
+    address = lib.vkGetDeviceProcAddr(device, b"vkSetDebugUtilsObjectNameEXT")
+    if address == NULL:
+        return
+    info = struct(
+        "VkDebugUtilsObjectNameInfoEXT",
+        objectType=kind,
+        objectHandle=int(ffi.cast("uintptr_t", handle)),
+        pObjectName=ffi.new("char[]", name.encode()),
+    )
+    check(ffi.cast("PFN_vkSetDebugUtilsObjectNameEXT", address)(device, info), "naming an object")

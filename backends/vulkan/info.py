@@ -1,10 +1,11 @@
 """What a device is and can do, as plain data that needs no Vulkan."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from ...graph.errors import BitgraphError
+from .limits import Limits
 
 
 class DeviceType(StrEnum):
@@ -42,7 +43,7 @@ class Subgroup:
 
 
 @dataclass(frozen=True)
-class Limits:
+class DeviceLimits:
     """The device's limits; sizes in bytes.
 
     Attributes:
@@ -139,7 +140,7 @@ class DeviceInfo:
     pipeline_cache_uuid: str
     compute_family: int
     heaps: tuple[Heap, ...]
-    limits: Limits
+    limits: DeviceLimits
     subgroup: Subgroup
     features: Features
     matrices: tuple[MatrixShape, ...]
@@ -178,3 +179,17 @@ def choose(devices: Sequence[DeviceInfo], selector: str | None) -> DeviceInfo:
         return found[0]
     names = ", ".join(f"{d.index} {d.name}" for d in devices)
     raise BitgraphError(f"{missing}; Vulkan lists: {names}; choose one by number or name")
+
+
+def planning_limits(info: DeviceInfo) -> Limits:
+    """What lowering and planning need to know of a device."""
+    offered = frozenset(name for name, present in asdict(info.features).items() if present)
+    return Limits(
+        max_range=info.limits.storage_range,
+        alignment=info.limits.storage_alignment,
+        max_allocation=info.limits.allocation,
+        max_groups=min(info.limits.workgroup_count),
+        shared_memory=info.limits.shared_memory,
+        subgroup=info.subgroup.size,
+        features=offered,
+    )

@@ -5,7 +5,7 @@ from typing import Any
 from ...graph.errors import BitgraphError
 from . import features
 from .api import INSTALL, enumerate_all, ffi, instance_function, lib, struct, text
-from .info import DeviceInfo, DeviceType, Heap, Limits, MatrixShape, Subgroup, choose
+from .info import DeviceInfo, DeviceLimits, DeviceType, Heap, MatrixShape, Subgroup, choose
 from .instance import Instance
 
 
@@ -73,9 +73,9 @@ def _properties(physical: Any) -> tuple[Any, Any, Any, Any]:
     return plain, v11, v12, v13
 
 
-def _limits(physical: Any, limits: Any, v11: Any) -> Limits:
+def _limits(physical: Any, limits: Any, v11: Any) -> DeviceLimits:
     timestamps = _compute_family(physical)[1] > 0
-    return Limits(
+    return DeviceLimits(
         storage_range=limits.maxStorageBufferRange,
         allocation=v11.maxMemoryAllocationSize,
         allocation_count=limits.maxMemoryAllocationCount,
@@ -93,23 +93,13 @@ def _limits(physical: Any, limits: Any, v11: Any) -> Limits:
 
 
 def _subgroup(v11: Any, v13: Any | None) -> Subgroup:
-    names = [
-        "basic",
-        "vote",
-        "arithmetic",
-        "ballot",
-        "shuffle",
-        "shuffle_relative",
-        "clustered",
-        "quad",
-    ]
     supported = v11.subgroupSupportedOperations
     size = v11.subgroupSize
     return Subgroup(
         size=size,
         minimum=size if v13 is None else v13.minSubgroupSize,
         maximum=size if v13 is None else v13.maxSubgroupSize,
-        operations=tuple(name for bit, name in enumerate(names) if supported >> bit & 1),
+        operations=tuple(name for bit, name in enumerate(_OPERATIONS) if supported >> bit & 1),
     )
 
 
@@ -182,3 +172,14 @@ _VENDORS = {
     0x10005: "Mesa",
 }
 """PCI vendor numbers, and Khronos' own for those without one."""
+_OPERATIONS = (
+    "basic",
+    "vote",
+    "arithmetic",
+    "ballot",
+    "shuffle",
+    "shuffle_relative",
+    "clustered",
+    "quad",
+)
+"""Names of the bits of VkSubgroupFeatureFlags, the lowest first."""
