@@ -27,7 +27,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 TOLERANCE = 1e-6
 """Largest error of a gradient, relative to its size."""
 
-STEP = 2.0**-13
+STEP = 2.0**-17
 """Distance of the points of a difference quotient, relative to a direction."""
 
 EXHAUSTIVE = 150
@@ -61,13 +61,16 @@ def check_op(op: OpDef, case: Case, seed: int = 0, results: Sequence[int] | None
     check_graph(graph, drawn, rng)
 
 
-def check_graph(graph: Graph, values: Values, rng: np.random.Generator) -> dict[str, Floats]:
+def check_graph(
+    graph: Graph, values: Values, rng: np.random.Generator, exhaustive: int = EXHAUSTIVE
+) -> dict[str, Floats]:
     """Compare the gradients of a graph's params with difference quotients of its loss.
 
     Args:
         graph: in float64 throughout, with a scalar output named loss.
         values: one for each input.
         rng: draws the directions.
+        exhaustive: elements up to which a param is checked along every axis.
 
     Returns:
         The gradients, by the params' names.
@@ -87,7 +90,8 @@ def check_graph(graph: Graph, values: Values, rng: np.random.Generator) -> dict[
         def loss(moved: Floats, name: str = param.name) -> Any:
             return evaluate(graph, {**values, name: moved})["loss"]
 
-        _compare(param, loss, np.asarray(values[param.name]), gradient, rng)
+        at = np.asarray(values[param.name])
+        _compare(param, loss, at, gradient, _directions(at.shape, rng, exhaustive))
     return gradients
 
 
@@ -138,25 +142,19 @@ def _compare(
     loss: Callable[[Floats], Any],
     at: Floats,
     gradient: Floats,
-    rng: np.random.Generator,
+    directions: Iterator[Floats],
 ) -> None:
-    pairs = [
-        (float(np.vdot(gradient, direction)), _slope(loss, at, direction), _size(loss, at))
-        for direction in _directions(at.shape, rng)
-    ]
-    stated, measured, sizes = (np.array(column) for column in zip(*pairs, strict=True))
+    pairs = [(float(np.vdot(gradient, d)), _slope(loss, at, d)) for d in directions]
+    stated, measured = np.array(pairs).T
     error = float(np.linalg.norm(stated - measured))
     # digits that the quotient itself loses: the loss's last bits over the distance
-    noise = 8 * np.finfo(np.float64).eps * float(sizes.max()) / STEP * np.sqrt(len(pairs))
+    last_bit = np.finfo(np.float64).eps * max(abs(float(loss(at))), 1.0)
+    noise = 8 * last_bit / STEP * np.sqrt(len(pairs))
     allowed = TOLERANCE * float(np.linalg.norm(measured)) + noise
     assert error <= allowed, (
         f"the gradient of {param} is off by {error:.2e}, {allowed:.2e} is allowed; "
         f"stated {stated[:4]}, measured {measured[:4]}"
     )
-
-
-def _size(loss: Callable[[Floats], Any], at: Floats) -> float:
-    return max(abs(float(loss(at))), 1.0)
 
 
 def _slope(loss: Callable[[Floats], Any], at: Floats, direction: Floats) -> float:
@@ -166,10 +164,12 @@ def _slope(loss: Callable[[Floats], Any], at: Floats, direction: Floats) -> floa
     return (8 * near - far) / (12 * STEP)
 
 
-def _directions(shape: tuple[int, ...], rng: np.random.Generator) -> Iterator[Floats]:
+def _directions(
+    shape: tuple[int, ...], rng: np.random.Generator, exhaustive: int
+) -> Iterator[Floats]:
     """Every axis of a small operand, and some random directions of a large one."""
     size = int(np.prod(shape))
-    if size <= EXHAUSTIVE:
+    if size <= exhaustive:
         for row in np.eye(size):
             yield row.reshape(shape)
     else:
