@@ -40,7 +40,12 @@ from .options import (
     help="0 takes the most probable token.",
     **from_defaults(Sampling, "temperature"),
 )
-@click.option("--top-k", type=int, help="0 keeps all tokens.", **from_defaults(Sampling, "top_k"))
+@click.option(
+    "--top-k",
+    type=click.IntRange(0, 2**31 - 1),
+    help="0 keeps all tokens.",
+    **from_defaults(Sampling, "top_k"),
+)
 @click.option("--top-p", type=float, help="1 keeps all.", **from_defaults(Sampling, "top_p"))
 @click.option("--seed", type=int, **from_defaults(Sampling, "seed"))
 @click.option("--stats", is_flag=True, help="Print the speed at the end, on standard error.")

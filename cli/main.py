@@ -1,6 +1,10 @@
 """The entry point: commands, and one sentence for everything a person can mend."""
 
+import contextlib
+import io
+import os
 import sys
+import warnings
 
 import click
 
@@ -25,8 +29,10 @@ for command in (train, generate, init, inspect, opt):
 
 def main() -> None:
     """Run the command line; bad input ends with one sentence and status 2, Ctrl-C with 130."""
+    _prepare_output()
     try:
         cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except BitgraphError as error:
         fail(str(error))
     except click.UsageError as error:
@@ -38,10 +44,33 @@ def main() -> None:
         click.echo("stopped", err=True)
         sys.exit(130)
     except BrokenPipeError:
+        _discard_output()
         sys.exit(0)
+    except OSError as error:
+        _discard_output()
+        place = error.filename or "the output"
+        fail(f"{place} failed ({error.strerror or error}); check its disk and permissions")
+    except MemoryError as error:
+        fail(f"there is not enough memory ({error}); choose smaller sizes")
 
 
 def fail(message: str) -> None:
     """Print why a command cannot go on, and end with status 2."""
     click.echo(f"bitgraph: {message}", err=True)
     sys.exit(2)
+
+
+def _prepare_output() -> None:
+    """Let no character and no number end a command: text that a terminal cannot show becomes "?".
+
+    A number that overflows makes a loss or a norm that is not finite, which the trainer reports.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"bitgraph\.")
+
+
+def _discard_output() -> None:
+    """Keep the interpreter from failing once more when it flushes what nobody takes."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,9 @@
 """Options and helpers that several commands share."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -10,6 +12,8 @@ from ..graph.errors import BitgraphError
 from ..graph.program import Backend
 
 PATH = click.Path(path_type=Path)
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 model_option = click.option(
     "--model", type=PATH, required=True, help="BitNet model, a GGUF file with I2_S weights."
@@ -33,6 +37,21 @@ def make_backend(name: str) -> Backend:
     if name in ("auto", "numpy"):
         return NumpyBackend()
     raise BitgraphError(f"there is no backend named '{name}'; choose auto or numpy")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless they are there.
+
+    Raises:
+        BitgraphError: it cannot be made or be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(path, os.W_OK | os.X_OK) else "it is read-only"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise BitgraphError(f"the folder {path} cannot be used ({reason}); choose another place")
 
 
 def from_defaults(options: type[Any], name: str) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeAlias
 
 import click
 from rich.console import Console
@@ -31,17 +32,21 @@ from ..models.training.trainer import StepReport, Trainer
 from ..passes.manager import dump_to
 from .options import (
     PATH,
+    CommandT,
     activation_option,
     backend_option,
     from_defaults,
     make_backend,
+    make_folder,
     model_option,
 )
 
 METRICS = "metrics.jsonl"
 
+Metrics: TypeAlias = Callable[[dict[str, Any]], None]
 
-def _option(name: str, type: Any, text: str) -> Any:
+
+def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
     """A `TrainingOptions` field as an option of the command."""
     flag = f"--{name.replace('_', '-')}"
     return click.option(flag, type=type, help=text, **from_defaults(TrainingOptions, name))
@@ -87,7 +92,7 @@ def train(
     **fields: Any,
 ) -> None:
     """Fine-tune a BitNet model with LoRA on Alpaca records."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     names = tuple(part.strip() for part in targets.split(",") if part.strip())
     options = TrainingOptions(targets=names, **fields)
     if (out / CONFIG).exists() and not force:
@@ -96,64 +101,70 @@ def train(
         )
     checkpoint = load_checkpoint(model, activation)
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata, str(model))
-    examples = _encode(console, data, tokenizer, options)
-    held_out = _encode(console, eval_data, tokenizer, options) if eval_data else None
+    sets = {
+        path: tokenize(load_alpaca(path), tokenizer, options.max_seq_len)
+        for path in (data, eval_data)
+        if path is not None
+    }
     on_stage = dump_to(dump_passes, write_text) if dump_passes else None
     trainer = Trainer(
         checkpoint.config, checkpoint.weights, make_backend(backend), options, on_stage
     )
-    _describe(console, checkpoint, options, trainer)
-    with _metrics(out) as metrics:
+    for folder in filter(None, (dump_passes, out)):
+        make_folder(folder)
+    _describe(console, checkpoint, sets, trainer)
+    with _metrics(out / METRICS) as metrics:
         metrics({"event": "start", "model": str(model), "data": str(data), **asdict(options)})
         try:
-            _run(console, trainer, examples, held_out, metrics)
+            _run(console, trainer, sets[data], sets[eval_data] if eval_data else None, metrics)
         finally:
             if trainer.steps_done:
                 save_adapter(out, trainer.adapter(str(model)))
                 console.print(f"adapter of step {trainer.steps_done} written to {out}")
 
 
-def _encode(
-    console: Console, path: Path, tokenizer: Tokenizer, options: TrainingOptions
-) -> EncodedSet:
-    """Records as tokens, with what was cut or skipped said."""
-    records = load_alpaca(path)
-    encoded = tokenize(records, tokenizer, options.max_seq_len)
-    tokens = sum(example.tokens.size for example in encoded.examples)
-    console.print(
-        f"{path}: {len(encoded.examples)} examples, {tokens:,} tokens; {encoded.cut} cut to "
-        f"{options.max_seq_len} tokens, {encoded.skipped} skipped without a response"
-    )
-    return encoded
-
-
 def _describe(
-    console: Console, checkpoint: Checkpoint, options: TrainingOptions, trainer: Trainer
+    console: Console, checkpoint: Checkpoint, sets: Mapping[Path, EncodedSet], trainer: Trainer
 ) -> None:
-    c = checkpoint.config
+    """What is trained on what, with what was cut or skipped of the records."""
+    c, options = checkpoint.config, trainer.options
     console.print(
         f"{checkpoint.path}: {c.num_hidden_layers} layers, hidden {c.hidden_size}, "
         f"{c.num_parameters:,} parameters; training {trainer.num_parameters:,} in adapters of "
         f"rank {options.rank} on {', '.join(options.targets)}"
     )
+    for path, encoded in sets.items():
+        tokens = sum(example.tokens.size for example in encoded.examples)
+        console.print(
+            f"{path}: {len(encoded.examples):,} examples, {tokens:,} tokens; {encoded.cut} cut to "
+            f"{options.max_seq_len} tokens, {encoded.skipped} skipped without a response"
+        )
 
 
 @contextmanager
-def _metrics(out: Path) -> Iterator[Any]:
-    """A function that appends a record to the run's metrics file, each on disk when it returns."""
+def _metrics(path: Path) -> Iterator[Metrics]:
+    """A function that appends a record to the run's metrics, on disk when it returns."""
+    with _named(path), path.open("wb") as file:
+
+        def append(record: dict[str, Any]) -> None:
+            with _named(path):
+                file.write(json.dumps(record).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+        yield append
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn an error of the system into a sentence about a file."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / METRICS).open("a") as file:
-            yield lambda record: _append(file, record)
+        yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise BitgraphError(f"{out / METRICS} could not be written ({reason})") from error
-
-
-def _append(file: IO[str], record: dict[str, Any]) -> None:
-    file.write(json.dumps(record) + "\n")
-    file.flush()
-    os.fsync(file.fileno())
+        raise BitgraphError(
+            f"{path} could not be written ({reason}); free some space or choose another --out"
+        ) from error
 
 
 def _run(
@@ -161,22 +172,41 @@ def _run(
     trainer: Trainer,
     training: EncodedSet,
     held_out: EncodedSet | None,
-    metrics: Any,
+    metrics: Metrics,
 ) -> None:
     total = total_steps(trainer.options, len(training.examples))
     _evaluate(console, trainer, held_out, metrics)
-    with _progress(console) as progress:
+    with _progress(console) as progress, _interrupted() as interrupted:
         task = progress.add_task("training", total=total, loss="-", speed="-")
         for report in trainer.fit(training.examples):
             metrics({"event": "step", **asdict(report)})
             speed = f"{report.tokens / report.seconds:,.0f}"
             progress.update(task, completed=report.step, loss=f"{report.loss:.4f}", speed=speed)
             _print_if_plain(console, report)
+            if interrupted():
+                raise KeyboardInterrupt
     _evaluate(console, trainer, held_out, metrics)
 
 
+@contextmanager
+def _interrupted() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed: it waits for the end of the step, a second one does not."""
+    pressed = False
+
+    def press(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _evaluate(
-    console: Console, trainer: Trainer, held_out: EncodedSet | None, metrics: Any
+    console: Console, trainer: Trainer, held_out: EncodedSet | None, metrics: Metrics
 ) -> None:
     if held_out is None:
         return
