@@ -61,7 +61,7 @@ def q8_stride(columns: int) -> int:
     return -(-columns // 4) * 4
 
 
-_TYPE = re.compile(r"(\w+)\[((?:\d+(?:,\d+)*)?)\]")
+_TYPE = re.compile(r"(\w+)\[((?:[0-9]{1,15}(?:,[0-9]{1,15})*)?)\]")
 
 
 @dataclass(frozen=True)
