@@ -45,8 +45,9 @@ def _expect_defined(value: Value, defined: dict[str, Value]) -> None:
 def _verify_node(node: Node, defined: dict[str, Value]) -> None:
     for value in node.inputs:
         _expect_defined(value, defined)
-    if list(node.attrs) != sorted(node.attrs):
-        raise GraphError("attributes are not in the order of their names")
+    names = [name for name, _ in node.attrs]
+    if names != sorted(set(names)):
+        raise GraphError("attributes are not in the order of their names, each once")
     inferred = infer_types(node.op, tuple(v.type for v in node.inputs), node.attributes)
     stated = tuple(v.type for v in node.outputs)
     if stated != inferred:
