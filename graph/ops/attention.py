@@ -96,7 +96,9 @@ def _attention_type(
     expect_float(k, rank=3)
     expect_same(k, v)
     expect(k.dtype is q.dtype and k.shape[2] == q.shape[2], f"{q} and {k} have different heads")
-    expect(q.shape[1] % k.shape[1] == 0, f"{q.shape[1]} heads do not share {k.shape[1]} evenly")
+    heads, kv_heads = q.shape[1], k.shape[1]
+    even = kv_heads > 0 and heads % kv_heads == 0
+    expect(even, f"{heads} heads do not share {kv_heads} evenly")
     expect_ids(first, q.shape[0])
     expect_ids(last, q.shape[0])
     return q, q.with_shape(q.shape[:2])
