@@ -43,7 +43,8 @@ class MergeCommonSubexpressions:
         nodes: list[Node] = []
         for original in graph.nodes:
             node = with_inputs(original, new)
-            key = (node.op, node.inputs, node.attrs, _recompute_scope(node))
+            attrs = repr(node.attrs)  # 0.0 and -0.0 are equal, but not the same
+            key = (node.op, node.inputs, attrs, _recompute_scope(node))
             twin = first.get(key)
             if twin is None or returned & set(node.outputs):
                 first.setdefault(key, node)
