@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from ...graph.analysis import last_uses
 from ...graph.ir import Graph, Node
 from ...graph.ops import op_def
@@ -41,7 +43,9 @@ def evaluate(graph: Graph, values: Mapping[str, HostValue]) -> dict[str, HostVal
 def apply(node: Node, operands: tuple[HostValue, ...]) -> tuple[HostValue, ...]:
     """What a node's op gives for these operands."""
     results = op_def(node.op).eval(*operands, **node.attributes)
-    return results if isinstance(results, tuple) else (results,)
+    results = results if isinstance(results, tuple) else (results,)
+    # arithmetic on arrays of rank 0 gives NumPy scalars
+    return tuple(np.asarray(r) if isinstance(r, np.generic) else r for r in results)
 
 
 def check_type(name: str, type: TensorType, value: HostValue) -> None:
