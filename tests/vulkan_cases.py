@@ -1,0 +1,125 @@
+"""Graphs on the Vulkan backend: planned, run on poisoned memory, and run on a device.
+
+BITGRAPH_TEST_DEVICE chooses the device, lavapipe unless it is set.
+"""
+
+import atexit
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from bitgraph.backends.vulkan.layout import to_bytes, view
+from bitgraph.backends.vulkan.limits import Limits
+from bitgraph.backends.vulkan.plan import Plan, make_plan
+from bitgraph.backends.vulkan.runner import run_plan
+from bitgraph.graph.errors import BitgraphError
+from bitgraph.graph.ir import Alias, Graph, Input, Role
+from bitgraph.graph.ops.record import Case
+from bitgraph.graph.tensors import HostValue
+from op_cases import draw
+
+if TYPE_CHECKING:
+    from bitgraph.backends.vulkan.device import Device
+
+TINY = Limits(max_range=1024, alignment=64, max_groups=3)
+"""Limits that force tables apart and workgroups into y."""
+
+_POISON = 0xFFFFFFFF
+
+
+def values_of(graph: Graph, case: Case, seed: int = 0) -> dict[str, HostValue]:
+    """Values for the inputs of a graph of one op."""
+    names = (item.value.name for item in graph.inputs)
+    return dict(zip(names, draw(case, seed), strict=True))
+
+
+def simulate(
+    graph: Graph, values: Mapping[str, HostValue], limits: Limits | None = None, seed: int = 0
+) -> dict[str, HostValue]:
+    """A graph's outputs from the schedule runner; every binding must keep to the limits."""
+    limits = limits or Limits()
+    plan = make_plan(graph, limits)
+    for dispatch in plan.schedule.dispatches:
+        for binding in dispatch.bindings:
+            assert binding.slice.offset % limits.alignment == 0, dispatch.label
+            assert 0 < binding.slice.size <= limits.max_range, dispatch.label
+    return run_plan(plan, graph, values, np.random.default_rng(seed))
+
+
+@cache
+def _device() -> "Device | str":
+    """The device with the package's kernels, or why there is none."""
+    try:
+        from bitgraph.backends.vulkan.device import Device
+        from bitgraph.backends.vulkan.query import select_device
+
+        info = select_device(os.environ.get("BITGRAPH_TEST_DEVICE", "lavapipe"))
+    except BitgraphError as error:
+        return str(error)
+    try:
+        device = Device.open(info, synchronization=True)
+    except BitgraphError as error:
+        if "is not installed" not in str(error):
+            raise
+        device = Device.open(info)
+    atexit.register(device.close)
+    return device
+
+
+def kernel_device() -> "Device":
+    """The device under test, opened once; the validation layer watches where it is installed."""
+    device = _device()
+    if isinstance(device, str):
+        pytest.skip(f"needs a Vulkan device: {device}")
+    return device
+
+
+def device_limits() -> Limits:
+    """The limits of the device under test."""
+    from bitgraph.backends.vulkan.info import planning_limits
+
+    return planning_limits(kernel_device().info)
+
+
+def run_case_on_device(
+    device: "Device", graph: Graph, plan: Plan, values: Mapping[str, HostValue]
+) -> dict[str, HostValue]:
+    """Run a plan once, its memory poisoned beforehand, without a word of the validation layer."""
+    from bitgraph.backends.vulkan.transfer import Region
+
+    buffers = {b.name: device.buffer(b.name, b.size) for b in plan.schedule.buffers}
+    try:
+        device.fill(buffers.values(), _POISON)
+        inputs = [i.value.name for i in graph.inputs]
+        device.upload([(buffers[name], to_bytes(values[name]), 0) for name in inputs])
+        device.submit(device.record(plan.schedule, buffers)).wait()
+        places = [plan.slices[value.name] for value in graph.outputs]
+        data = device.download([Region(buffers[p.buffer], p.offset, p.size) for p in places])
+    finally:
+        device.free(buffers.values())
+    assert device.messages == []
+    return {v.name: view(d, v.type) for v, d in zip(graph.outputs, data, strict=True)}
+
+
+def run_on_device(
+    graph: Graph, values: Mapping[str, HostValue], limits: Limits | None = None
+) -> dict[str, HostValue]:
+    """A graph's outputs from the device under test, planned for it or for given limits."""
+    device = kernel_device()
+    plan = make_plan(graph, limits or device_limits())
+    return run_case_on_device(device, graph, plan, values)
+
+
+def in_place(graph: Graph, *pairs: tuple[int, int]) -> Graph:
+    """The graph with outputs k put in the place of inputs j, for pairs (k, j)."""
+    donated = {j for _, j in pairs}
+    inputs = tuple(
+        Input(item.value, Role.STATE if j in donated else item.role)
+        for j, item in enumerate(graph.inputs)
+    )
+    aliases = tuple(Alias(graph.outputs[k].name, inputs[j].value.name) for k, j in pairs)
+    return replace(graph, inputs=inputs, aliases=aliases)
