@@ -179,7 +179,9 @@ class Device:
         try:
             self.wait()
         except DeviceError:
+            # Nothing can be waited for one by one any more, only for the device as a whole.
             self.queue.lost = True
+        lib.vkDeviceWaitIdle(self.handle)
         for recording in list(self._recordings):
             recording.close()
         for buffer in list(self._buffers):

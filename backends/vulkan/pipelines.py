@@ -204,7 +204,10 @@ class Pipelines:
 def pack_constants(
     kernel: str, interface: ShaderInterface, values: Mapping[str, Value]
 ) -> list[tuple[int, bytes]]:
-    """The number and the four bytes of each specialization constant.
+    """The number and the four bytes of each specialization constant, given or by default.
+
+    Defaults are passed too: a workgroup size declared by `local_size_x_id` is a constant of its
+    own in SPIR-V, which is 1 unless given, whatever the default of the constant of that number.
 
     Raises:
         DeviceError: the kernel has no such constant, or the value is not of its type.
@@ -216,8 +219,8 @@ def pack_constants(
             f"kernel {kernel} has no specialization constant {unknown[0]}; it has: {known}"
         )
     return [
-        (interface.constants[name].number, _pack(kernel, interface.constants[name], value))
-        for name, value in values.items()
+        (constant.number, _pack(kernel, constant, values.get(name, constant.default)))
+        for name, constant in interface.constants.items()
     ]
 
 

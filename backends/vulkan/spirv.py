@@ -59,7 +59,7 @@ class ShaderInterface:
 
     def workgroup(self, values: Mapping[str, bool | int | float]) -> tuple[int, int, int]:
         """The workgroup's size with these specialization constants."""
-        chosen = {c.number: int(values[n]) for n, c in self.constants.items() if n in values}
+        chosen = {c.number: int(values.get(n, c.default)) for n, c in self.constants.items()}
         x, y, z = (s if isinstance(s, int) else chosen.get(*s) for s in self.local_size)
         return x, y, z
 
@@ -93,12 +93,12 @@ def reflect(spirv: bytes, name: str) -> ShaderInterface:
     try:
         module = _read(spirv)
         constants = sorted(_constants(module), key=lambda c: c.number)
+        bindings = _bindings(module)
         local_size = _local_size(module)
     except (IndexError, KeyError, ValueError) as error:
         raise DeviceError(f"kernel {name}: its SPIR-V is damaged ({error})") from error
     if any(c.kind not in ("bool", "int", "uint", "float") for c in constants):
         raise DeviceError(f"kernel {name}: specialization constants must be of 32 bits")
-    bindings = _bindings(module)
     if [b.number for b in bindings] != list(range(len(bindings))):
         numbers = ", ".join(str(b.number) for b in bindings)
         raise DeviceError(f"kernel {name}: bindings must count from 0 without gaps, not {numbers}")
@@ -195,6 +195,8 @@ def _local_size(module: _Module) -> tuple[int | tuple[int, int], ...]:
     if module.local_size is None:
         raise ValueError("it has no workgroup size")
     by_id, values = module.local_size
+    if len(values) != 3:
+        raise ValueError("its workgroup size has not three parts")
     return tuple(_size(module, i) for i in values) if by_id else tuple(values)
 
 
