@@ -20,15 +20,17 @@ from collections.abc import Iterator
 from .ir import Alias, Attr, Graph, Input, Node, Role, Value, sorted_attrs
 from .types import GraphError, parse_type
 
-_NAME = r"[\w.\-]+"
-_HEAD = re.compile(rf"graph @({_NAME}) \{{")
-_INPUT = re.compile(rf"(input|weight|param|state) %({_NAME}): (\S+)")
+NAME = r"[\w.\-]+"
+"""What a name of a graph or a value is made of."""
+
+_HEAD = re.compile(rf"graph @({NAME}) \{{")
+_INPUT = re.compile(rf"(input|weight|param|state) %({NAME}): (\S+)")
 _NODE = re.compile(
     r"(?P<outputs>%.+?) = (?P<op>\w+)\((?P<inputs>[^)]*)\)"
     r"(?: \{(?P<attrs>.*)\})?(?: @(?P<scope>\S+))?"
 )
-_OUTPUT = re.compile(rf"%({_NAME}): (\S+)")
-_RETURN = re.compile(rf"%({_NAME})(?: -> %({_NAME}))?")
+_OUTPUT = re.compile(rf"%({NAME}): (\S+)")
+_RETURN = re.compile(rf"%({NAME})(?: -> %({NAME}))?")
 _ATTR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\([\d, -]*\)|[^",(){}\s]+)(?:, |$)')
 
 
@@ -83,7 +85,7 @@ def parse_attrs(text: str) -> dict[str, Attr]:
     """Attributes from the inside of their braces.
 
     Raises:
-        GraphError: the text is not a list of ``name=value``.
+        GraphError: the text is not a list of ``name=value``, each name once.
     """
     attrs: dict[str, Attr] = {}
     position = 0
@@ -91,6 +93,8 @@ def parse_attrs(text: str) -> dict[str, Attr]:
         match = _ATTR.match(text, position)
         if match is None:
             raise GraphError(f"'{text[position:]}' is not a list of name=value")
+        if match[1] in attrs:
+            raise GraphError(f"'{match[1]}' is given twice")
         try:
             attrs[match[1]] = parse_attr(match[2])
         except ValueError:
@@ -131,7 +135,7 @@ class _Parser:
 
     def node(self, match: re.Match[str]) -> Node:
         operands = [text for text in match["inputs"].split(", ") if text]
-        if not all(re.fullmatch(rf"%{_NAME}", text) for text in operands):
+        if not all(re.fullmatch(rf"%{NAME}", text) for text in operands):
             raise GraphError(f"'{match['inputs']}' is not a list of values such as %x, %y")
         inputs = tuple(self.use(text[1:]) for text in operands)
         outputs = []
@@ -168,13 +172,15 @@ def parse_graph(text: str) -> Graph:
         GraphError: with the number of the line that does not parse. Types and ops are not checked
             here; `verify` does that.
     """
-    parser, name = _Parser(), ""
+    parser, name, closed = _Parser(), "", False
     result: Graph | None = None
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.strip()
         if not line or line.startswith(("#", "//")):
             continue
         try:
+            if closed:
+                raise GraphError(f"'{line}' stands behind the graph")
             if not name:
                 head = _HEAD.fullmatch(line)
                 if head is None:
@@ -183,7 +189,7 @@ def parse_graph(text: str) -> Graph:
             elif result is not None:
                 if line != "}":
                     raise GraphError(f"'{line}' stands behind the return")
-                return result
+                closed = True
             elif line == "return" or line.startswith("return "):
                 outputs, aliases = parser.returned(line[len("return") :].strip())
                 result = Graph(name, tuple(parser.inputs), tuple(parser.nodes), outputs, aliases)
@@ -191,4 +197,6 @@ def parse_graph(text: str) -> Graph:
                 parser.statement(line)
         except GraphError as error:
             raise GraphError(f"line {number}: {error}") from None
-    raise GraphError("the text ends before the graph's closing brace")
+    if result is None or not closed:
+        raise GraphError("the text ends before the graph's closing brace")
+    return result

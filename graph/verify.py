@@ -1,8 +1,10 @@
 """The verifier: everything that must hold of a graph."""
 
+import re
+
 from .ir import Graph, Node, Role, Value
 from .ops import infer_types
-from .text import format_node
+from .text import NAME, format_node
 from .types import GraphError
 
 _CONTEXT = 2
@@ -10,11 +12,12 @@ _CONTEXT = 2
 
 
 def verify(graph: Graph) -> None:
-    """Check definitions, types, outputs and aliases.
+    """Check names, definitions, types, outputs and aliases.
 
     Raises:
         GraphError: with the offending line among its neighbours.
     """
+    _expect_name(graph.name)
     defined: dict[str, Value] = {}
     for item in graph.inputs:
         _define(item.value, defined)
@@ -28,7 +31,14 @@ def verify(graph: Graph) -> None:
     _verify_aliases(graph)
 
 
+def _expect_name(name: str) -> None:
+    """The text form can hold nothing else."""
+    if re.fullmatch(NAME, name) is None:
+        raise GraphError(f"{name!r} is not a name: it takes letters, digits and any of _ . -")
+
+
 def _define(value: Value, defined: dict[str, Value]) -> None:
+    _expect_name(value.name)
     if value.name in defined:
         raise GraphError(f"{value} is defined twice")
     defined[value.name] = value
@@ -45,6 +55,8 @@ def _expect_defined(value: Value, defined: dict[str, Value]) -> None:
 def _verify_node(node: Node, defined: dict[str, Value]) -> None:
     for value in node.inputs:
         _expect_defined(value, defined)
+    if re.search(r"\s", node.scope):
+        raise GraphError(f"the scope {node.scope!r} has white space in it")
     names = [name for name, _ in node.attrs]
     if names != sorted(set(names)):
         raise GraphError("attributes are not in the order of their names, each once")
