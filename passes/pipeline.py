@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import sys
 from typing import Any
 
 from ..graph.text import parse_attrs
@@ -67,7 +68,7 @@ def _convert(name: str, key: str, value: object, default: object) -> object:
     """An option's value as the type of its default."""
     if isinstance(default, tuple) and isinstance(value, str):
         return tuple(part for part in value.split(",") if part)
-    if isinstance(default, float) and type(value) is int:
+    if isinstance(default, float) and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not type(default):
         raise GraphError(f"the pass {name}: {key} is {value!r}, not a {type(default).__name__}")
