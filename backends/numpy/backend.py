@@ -113,9 +113,10 @@ class NumpyProgram:
             source = inputs if item.role is Role.INPUT else self._backend.values
             if name not in source:
                 raise GraphError(f"no value is given for the {item.role} {item.value}")
-            environment[name] = source[name]
-            if item.value.type.dtype is not DType.F16:  # may be held as f32
-                check_type(name, item.value.type, source[name])
+            environment[name] = value = source[name]
+            type = item.value.type
+            is_decoded = type.dtype is DType.F16 and getattr(value, "dtype", None) == np.float32
+            check_type(name, type.with_dtype(DType.F32) if is_decoded else type, value)
         return environment
 
     def _run_sweep(self, stage: Sweep, environment: dict[str, HostValue]) -> None:
