@@ -23,11 +23,14 @@ from .types import GraphError, parse_type
 NAME = r"[\w.\-]+"
 """What a name of a graph or a value is made of."""
 
+SCOPE = r"[\w./\-]*"
+"""What a scope is made of."""
+
 _HEAD = re.compile(rf"graph @({NAME}) \{{")
 _INPUT = re.compile(rf"(input|weight|param|state) %({NAME}): (\S+)")
 _NODE = re.compile(
     r"(?P<outputs>%.+?) = (?P<op>\w+)\((?P<inputs>[^)]*)\)"
-    r"(?: \{(?P<attrs>.*)\})?(?: @(?P<scope>\S+))?"
+    r"(?: \{(?P<attrs>.*)\})?(?: @(?P<scope>[\w./\-]+))?"
 )
 _OUTPUT = re.compile(rf"%({NAME}): (\S+)")
 _RETURN = re.compile(rf"%({NAME})(?: -> %({NAME}))?")

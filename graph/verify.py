@@ -4,7 +4,7 @@ import re
 
 from .ir import Graph, Node, Role, Value
 from .ops import infer_types
-from .text import NAME, format_node
+from .text import NAME, SCOPE, format_node
 from .types import GraphError
 
 _CONTEXT = 2
@@ -55,8 +55,8 @@ def _expect_defined(value: Value, defined: dict[str, Value]) -> None:
 def _verify_node(node: Node, defined: dict[str, Value]) -> None:
     for value in node.inputs:
         _expect_defined(value, defined)
-    if re.search(r"\s", node.scope):
-        raise GraphError(f"the scope {node.scope!r} has white space in it")
+    if re.fullmatch(SCOPE, node.scope) is None:
+        raise GraphError(f"{node.scope!r} is not a scope such as layers.3/self_attn")
     names = [name for name, _ in node.attrs]
     if names != sorted(set(names)):
         raise GraphError("attributes are not in the order of their names, each once")
