@@ -1,5 +1,6 @@
 """What a rule of the lowering writes: calls of kernels on values, before memory is planned."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -112,6 +113,29 @@ def rows_of(value: Value, begin: int, count: int) -> Part:
     """Rows of a plain matrix."""
     row = value.type.nbytes // value.type.shape[0]
     return Part(value, begin * row, value.type.with_shape((count, *value.type.shape[1:])))
+
+
+def row_ranges(limits: Limits, *values: Value) -> list[tuple[int, int]]:
+    """Begins and counts of ranges of rows that the device can bind of each of some matrices.
+
+    All have the same number of rows. It is one range if they fit as they are.
+
+    Raises:
+        GraphError: not even the fewest rows that are aligned fit.
+    """
+    rows = values[0].type.shape[0]
+    if all(value.type.nbytes <= limits.max_range for value in values):
+        return [(0, rows)]
+    sizes = [value.type.nbytes // rows for value in values]
+    unit = math.lcm(*(limits.alignment // math.gcd(limits.alignment, size) for size in sizes))
+    count = limits.max_range // (unit * max(sizes)) * unit
+    if not count:
+        widest = max(values, key=lambda value: value.type.nbytes)
+        raise GraphError(
+            f"%{widest.name}: {widest.type} cannot be split into ranges of {limits.max_range:,} "
+            "bytes, the most that the device binds at once"
+        )
+    return [(begin, min(count, rows - begin)) for begin in range(0, rows, count)]
 
 
 def groups_for(count: int, size: int, limits: Limits) -> tuple[int, int, int]:
