@@ -10,6 +10,7 @@ import click
 
 from .. import __version__
 from ..graph.errors import BitgraphError
+from .devices import devices
 from .generate import generate
 from .init import init
 from .inspect import inspect
@@ -23,7 +24,7 @@ def cli() -> None:
     """LoRA fine-tuning and generation for BitNet b1.58."""
 
 
-for command in (train, generate, init, inspect, opt):
+for command in (train, generate, devices, init, inspect, opt):
     cli.add_command(command)
 
 

@@ -48,6 +48,21 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless they are there.
+
+    Raises:
+        BitgraphError: it cannot be made or be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(path, os.W_OK | os.X_OK) else "it is read-only"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise BitgraphError(f"the folder {path} cannot be used ({reason}); choose another place")
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
