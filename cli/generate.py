@@ -16,6 +16,7 @@ from .options import (
     PATH,
     activation_option,
     backend_option,
+    device_option,
     from_defaults,
     make_backend,
     model_option,
@@ -51,6 +52,7 @@ from .options import (
 @click.option("--stats", is_flag=True, help="Print the speed at the end, on standard error.")
 @activation_option
 @backend_option
+@device_option
 def generate(
     model: Path,
     lora: Path | None,
@@ -64,6 +66,7 @@ def generate(
     stats: bool,
     activation: str | None,
     backend: str,
+    device: str | None,
 ) -> None:
     """Continue PROMPT, streaming text until a stop token or --max-tokens."""
     sampling = Sampling(temperature, top_k, top_p, seed)
@@ -76,7 +79,7 @@ def generate(
     generator = Generator(
         checkpoint.config,
         checkpoint.weights,
-        make_backend(backend),
+        make_backend(backend, device),
         load_adapter(lora) if lora else None,
         context=len(ids) + max_tokens,
     )

@@ -1,6 +1,5 @@
 """Options and helpers that several commands share."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,33 +24,42 @@ activation_option = click.option(
 )
 backend_option = click.option(
     "--backend",
-    type=click.Choice(["auto", "numpy"]),
+    type=click.Choice(["auto", "numpy", "vulkan"]),
     default="auto",
     show_default=True,
-    help="Where to compute.",
+    help="Where to compute; auto takes a GPU if there is one, else NumPy.",
+)
+device_option = click.option(
+    "--device", help="Vulkan device, by its index or a part of its name; see `bitgraph devices`."
 )
 
 
-def make_backend(name: str) -> Backend:
-    """The backend of that name; `auto` takes the best there is."""
-    if name in ("auto", "numpy"):
-        return NumpyBackend()
-    raise BitgraphError(f"there is no backend named '{name}'; choose auto or numpy")
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless they are there.
+def make_backend(name: str, device: str | None) -> Backend:
+    """The backend of that name, closed when the command ends.
 
     Raises:
-        BitgraphError: it cannot be made or be written to.
+        BitgraphError: Vulkan is asked for and there is no such device.
     """
+    if name == "numpy":
+        if device is not None:
+            raise BitgraphError("--device chooses a Vulkan device; leave out --backend numpy")
+        return NumpyBackend()
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(path, os.W_OK | os.X_OK) else "it is read-only"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    if reason:
-        raise BitgraphError(f"the folder {path} cannot be used ({reason}); choose another place")
+        return _vulkan_backend(device)
+    except BitgraphError:
+        if name == "vulkan" or device is not None:
+            raise
+        return NumpyBackend()
+
+
+def _vulkan_backend(device: str | None) -> Backend:
+    from ..backends.vulkan.backend import VulkanBackend  # only where Vulkan is wanted: slow
+    from ..backends.vulkan.device import Device
+    from ..backends.vulkan.query import select_device
+
+    opened = Device.open(select_device(device))
+    click.get_current_context().call_on_close(opened.close)
+    return VulkanBackend(opened)
 
 
 def from_defaults(options: type[Any], name: str) -> dict[str, Any]:

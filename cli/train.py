@@ -26,7 +26,7 @@ from ..models.bitnet.checkpoint import Checkpoint, load_checkpoint
 from ..models.bitnet.config import PROJECTIONS
 from ..models.bitnet.tokenizer import Tokenizer
 from ..models.data.alpaca import EncodedSet, load_alpaca, tokenize
-from ..models.files import write_text
+from ..models.files import make_folder, write_text
 from ..models.training.options import TrainingOptions, total_steps
 from ..models.training.trainer import StepReport, Trainer
 from ..passes.manager import dump_to
@@ -35,9 +35,9 @@ from .options import (
     CommandT,
     activation_option,
     backend_option,
+    device_option,
     from_defaults,
     make_backend,
-    make_folder,
     model_option,
 )
 
@@ -79,6 +79,7 @@ def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
 @click.option("--dump-passes", type=PATH, help="Folder for the graph's text after every pass.")
 @activation_option
 @backend_option
+@device_option
 def train(
     model: Path,
     data: Path,
@@ -89,6 +90,7 @@ def train(
     dump_passes: Path | None,
     activation: str | None,
     backend: str,
+    device: str | None,
     **fields: Any,
 ) -> None:
     """Fine-tune a BitNet model with LoRA on Alpaca records."""
@@ -108,7 +110,7 @@ def train(
     }
     on_stage = dump_to(dump_passes, write_text) if dump_passes else None
     trainer = Trainer(
-        checkpoint.config, checkpoint.weights, make_backend(backend), options, on_stage
+        checkpoint.config, checkpoint.weights, make_backend(backend, device), options, on_stage
     )
     for folder in filter(None, (dump_passes, out)):
         make_folder(folder)

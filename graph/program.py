@@ -5,25 +5,46 @@ compiles reads them there and leaves its in-place results there, so that program
 share one model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from .ir import Graph
 from .tensors import Array, HostValue
 
 
-class Program(Protocol):
-    """A compiled graph."""
+class Pending(Protocol):
+    """Steps that have been started."""
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """One step: the graph's outputs by name, without those that took an input's place.
+    def results(self) -> list[dict[str, Array]]:
+        """Wait for the steps; the outputs of each, without those that took an input's place."""
+        ...
+
+
+class Program(Protocol):
+    """A compiled graph.
+
+    The inputs of many steps are handed over at once, then steps are started one by one or several
+    together: a device need not wait for the host in between.
+    """
+
+    def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
+        """Hand over the inputs of the coming steps, after all started ones are done.
 
         Args:
-            inputs: a value for each input of role INPUT.
+            steps: for each step a value for each input of role INPUT. What was staged before and
+                not started is forgotten.
 
         Raises:
             GraphError: an input is missing or has another type.
         """
+        ...
+
+    def start(self, count: int = 1) -> Pending:
+        """Begin the next `count` staged steps."""
+        ...
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One step, staged, started and waited for."""
         ...
 
 

@@ -2,8 +2,10 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,8 @@ from ...graph.ir import Graph, Node, Role
 from ...graph.ops import op_def
 from ...graph.tensors import Array, HostValue, Quantized, Ternary
 from ...graph.types import DType, GraphError, TensorType
-from .evaluate import apply, check_type
+from ...graph.values import check_type
+from .evaluate import apply
 from .stages import Sweep, Tasks, plan_stages
 
 BLOCK = 128
@@ -31,7 +34,7 @@ class NumpyBackend:
     """Executes graphs with NumPy, on a pool of threads that share out blocks and tasks."""
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or len(os.sched_getaffinity(0))
         self.values: dict[str, HostValue] = {}
         self._pool = ThreadPoolExecutor(self.threads)
         self._blas = ThreadpoolController()
@@ -77,6 +80,17 @@ class NumpyBackend:
         return np.asarray(value).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Done:
+    """Steps that are already finished; see `Pending`."""
+
+    outputs: list[dict[str, Array]]
+
+    def results(self) -> list[dict[str, Array]]:
+        """The outputs of each step."""
+        return self.outputs
+
+
 class NumpyProgram:
     """A graph and its stages."""
 
@@ -84,7 +98,16 @@ class NumpyProgram:
         self.graph = graph
         self._backend = backend
         self._stages = plan_stages(graph)
+        self._staged: deque[Mapping[str, Array]] = deque()
         self._donated = {alias.output: alias.donated for alias in graph.aliases}
+
+    def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
+        """Keep the inputs of the coming steps; see `Program`."""
+        self._staged = deque(steps)
+
+    def start(self, count: int = 1) -> "Done":
+        """Run steps at once; see `Program`."""
+        return Done([self.run(self._staged.popleft()) for _ in range(count)])
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One step; see `Program`."""

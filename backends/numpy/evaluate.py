@@ -7,8 +7,9 @@ import numpy as np
 from ...graph.analysis import last_uses
 from ...graph.ir import Graph, Node
 from ...graph.ops import op_def
-from ...graph.tensors import HostValue, Quantized, Ternary
-from ...graph.types import DType, GraphError, TensorType
+from ...graph.tensors import HostValue
+from ...graph.types import GraphError
+from ...graph.values import check_type
 
 
 def evaluate(graph: Graph, values: Mapping[str, HostValue]) -> dict[str, HostValue]:
@@ -46,22 +47,3 @@ def apply(node: Node, operands: tuple[HostValue, ...]) -> tuple[HostValue, ...]:
     results = results if isinstance(results, tuple) else (results,)
     # arithmetic on arrays of rank 0 gives NumPy scalars
     return tuple(np.asarray(r) if isinstance(r, np.generic) else r for r in results)
-
-
-def check_type(name: str, type: TensorType, value: HostValue) -> None:
-    """Raise a GraphError unless a host value has the type."""
-    if isinstance(value, Ternary):
-        dtype = DType.T2
-    elif isinstance(value, Quantized):
-        dtype = DType.Q8
-    else:
-        if value.dtype not in _DTYPES:
-            raise GraphError(f"%{name} is an array of {value.dtype}, not {type}")
-        dtype = _DTYPES[value.dtype]
-    given = TensorType(dtype, value.shape)
-    if given != type:
-        raise GraphError(f"%{name} is given as {given}, not {type}")
-
-
-_PLAIN = (DType.F64, DType.F32, DType.F16, DType.I32, DType.U32)
-_DTYPES = {dtype.numpy: dtype for dtype in _PLAIN}

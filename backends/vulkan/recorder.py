@@ -76,6 +76,11 @@ class Recording:
         for buffer in schedule.buffers:
             buffers[buffer.name].users.add(self)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be submitted: neither closed nor without a buffer it needs."""
+        return self._open
+
     def submit(self) -> Ticket:
         """Start it after everything submitted before; see `Device.submit`."""
         if not self._open or self._commands is None:

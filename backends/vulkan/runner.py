@@ -17,8 +17,10 @@ from .layout import Bytes, to_bytes, view
 from .lowering import MEANINGS
 from .plan import Plan
 from .schedule import Barrier, Command, Dispatch
+from .window import MEANINGS as WINDOW_MEANINGS
 
 _POISON = 0xFF
+_MEANINGS = {**MEANINGS, **WINDOW_MEANINGS}
 
 
 def run_plan(
@@ -69,4 +71,4 @@ def _run_dispatch(dispatch: Dispatch, memory: Mapping[str, Bytes]) -> None:
         data = memory[place.buffer][place.offset : place.offset + place.size]
         operands[parameter.name] = view(data, parameter.type(constants))
     with np.errstate(all="ignore"):  # poison that a faulty schedule reads may be anything
-        MEANINGS[dispatch.kernel](constants, operands)
+        _MEANINGS[dispatch.kernel](constants, operands)

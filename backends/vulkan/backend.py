@@ -1,0 +1,200 @@
+"""The Vulkan backend: graphs as recorded command buffers over buffers that stay on the device."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...graph.ir import Graph, Role
+from ...graph.tensors import Array, HostValue
+from ...graph.types import GraphError, TensorType
+from ...graph.values import check_type, type_of
+from .allocation import Memory
+from .buffers import DeviceBuffer
+from .device import Device
+from .info import planning_limits
+from .layout import to_bytes, view
+from .plan import make_plan
+from .queue import Ticket
+from .recorder import Recording
+from .schedule import Kind
+from .transfer import Region
+from .window import CURSOR, log_of, window_of, with_window
+
+WINDOW = 64
+"""Steps whose inputs are uploaded together."""
+
+_WINDOW_BYTES = 1 << 24
+"""Most bytes that one input or output takes for all steps of a window."""
+
+
+class VulkanBackend:
+    """Executes graphs on one device.
+
+    Persistent values lie in a buffer each. Arenas are shared by all programs, which run one after
+    the other; one that needs a larger arena replaces it.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.limits = planning_limits(device.info)
+        self._values: dict[str, tuple[DeviceBuffer, TensorType]] = {}
+        self._arenas: dict[str, DeviceBuffer] = {}
+
+    def load(self, values: Mapping[str, HostValue]) -> None:
+        """Take over persistent values; see `Backend`."""
+        uploads = []
+        for name, value in values.items():
+            data = to_bytes(value)
+            known = self._values.get(name)
+            if known is None or known[0].size != data.nbytes:
+                if known is not None:
+                    self.device.free([known[0]])
+                buffer = self.device.buffer(name, data.nbytes)
+            else:
+                buffer = known[0]
+            self._values[name] = (buffer, type_of(value))
+            uploads.append((buffer, data, 0))
+        self.device.upload(uploads)
+
+    def read(self, name: str) -> Array:
+        """The present contents of a persistent plain tensor; see `Backend`."""
+        buffer, type = self._values[name]
+        value = view(self.device.download([Region(buffer)])[0], type)
+        if not isinstance(value, np.ndarray):
+            raise GraphError(f"%{name} is packed and has no plain contents")
+        return value.copy()
+
+    def compile(self, graph: Graph) -> "VulkanProgram":
+        """Plan and record a graph; see `Backend`."""
+        return VulkanProgram(self, graph)
+
+    def persistent(self, name: str, type: TensorType) -> DeviceBuffer:
+        """The buffer of a persistent value.
+
+        Raises:
+            GraphError: it was not loaded, or has another type.
+        """
+        if name not in self._values:
+            raise GraphError(f"no value is given for the persistent input %{name}")
+        buffer, known = self._values[name]
+        if known != type:
+            raise GraphError(f"%{name} is given as {known}, not {type}")
+        return buffer
+
+    def arena(self, name: str, size: int) -> DeviceBuffer:
+        """A shared arena of at least that size; recordings that used a smaller one are closed."""
+        known = self._arenas.get(name)
+        if known is None or known.size < size:
+            if known is not None:
+                self.device.free([known])
+            self._arenas[name] = self.device.buffer(name, size)
+        return self._arenas[name]
+
+
+@dataclass
+class Started:
+    """Steps of a program on their way; see `Pending`."""
+
+    program: "VulkanProgram"
+    tickets: list[Ticket]
+    first: int
+
+    def results(self) -> list[dict[str, Array]]:
+        """Wait for the last step and read the outputs of all."""
+        self.tickets[-1].wait()
+        return [self.program.outputs(self.first + k) for k in range(len(self.tickets))]
+
+
+class VulkanProgram:
+    """A graph's plan with a window, its buffers and its recording."""
+
+    def __init__(self, backend: VulkanBackend, graph: Graph) -> None:
+        self.graph = graph
+        self._backend = backend
+        self._steps = _window_steps(graph)
+        self.plan = with_window(make_plan(graph, backend.limits), self._steps, backend.limits)
+        self._own: dict[str, DeviceBuffer] = {}
+        self._recording: Recording | None = None
+        self._staged = 0
+        self._started = 0
+        self._inputs = graph.inputs_of(Role.INPUT)
+        donated = {alias.output for alias in graph.aliases}
+        self._outputs = tuple(v for v in graph.outputs if v.name not in donated)
+
+    def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
+        """Upload the inputs of the coming steps; see `Program`."""
+        if len(steps) > self._steps:
+            raise GraphError(f"a window holds {self._steps} steps, {len(steps)} are staged")
+        for step in steps:
+            for value in self._inputs:
+                if value.name not in step:
+                    raise GraphError(f"no value is given for the input {value}")
+                check_type(value.name, value.type, step[value.name])
+        buffers = self._buffers()
+        self._backend.device.wait()
+        uploads = [
+            (buffers[window_of(value.name)], np.stack([step[value.name] for step in steps]), 0)
+            for value in self._inputs
+        ]
+        self._backend.device.upload([*uploads, (buffers[CURSOR], np.zeros(1, np.int32), 0)])
+        self._staged, self._started = len(steps), 0
+
+    def start(self, count: int = 1) -> Started:
+        """Submit steps; see `Program`."""
+        if self._started + count > self._staged:
+            raise GraphError(f"only {self._staged - self._started} steps are staged")
+        recording = self._ready()
+        tickets = [recording.submit() for _ in range(count)]
+        self._started += count
+        return Started(self, tickets, self._started - count)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One step; see `Program`."""
+        self.stage([inputs])
+        return self.start().results()[0]
+
+    def outputs(self, step: int) -> dict[str, Array]:
+        """What a finished step of the window gave."""
+        results: dict[str, Array] = {}
+        for value in self._outputs:
+            size = value.type.nbytes
+            data = self._own[log_of(value.name)].view[step * size : (step + 1) * size]
+            result = view(data, value.type)
+            assert isinstance(result, np.ndarray)
+            results[value.name] = result.copy()
+        return results
+
+    def _ready(self) -> Recording:
+        """The recording, made anew if a buffer it used was replaced."""
+        if self._recording is None or not self._recording.is_open:
+            self._recording = self._backend.device.record(self.plan.schedule, self._buffers())
+        return self._recording
+
+    def _buffers(self) -> dict[str, DeviceBuffer]:
+        """A buffer for each of the schedule's."""
+        persistent = {value.name: value.type for value in self.graph.inputs_of(*_PERSISTENT)}
+        buffers: dict[str, DeviceBuffer] = {}
+        for buffer in self.plan.schedule.buffers:
+            if buffer.name in persistent:
+                kept = self._backend.persistent(buffer.name, persistent[buffer.name])
+                buffers[buffer.name] = kept
+            elif buffer.name.startswith("arena"):
+                buffers[buffer.name] = self._backend.arena(buffer.name, buffer.size)
+            else:
+                if buffer.name not in self._own:
+                    memory = Memory.HOST if buffer.kind is Kind.OUTPUT else Memory.DEVICE
+                    made = self._backend.device.buffer(buffer.name, buffer.size, memory)
+                    self._own[buffer.name] = made
+                buffers[buffer.name] = self._own[buffer.name]
+        return buffers
+
+
+_PERSISTENT = (Role.WEIGHT, Role.PARAM, Role.STATE)
+
+
+def _window_steps(graph: Graph) -> int:
+    """How many steps a window holds: fewer where inputs or outputs are large."""
+    moving = (*graph.inputs_of(Role.INPUT), *graph.outputs)
+    largest = max((value.type.nbytes for value in moving), default=4)
+    return max(1, min(WINDOW, _WINDOW_BYTES // largest))
