@@ -95,7 +95,8 @@ def _backward(builder: GraphBuilder, node: Node, cotangents: _Cotangents, active
     """Emit the cotangents of a node's operands from those of its results."""
     if not any(value.name in active for value in node.inputs):
         return
-    with builder.scope(f"{node.scope}/grad"), builder.prefix(f"d.{node.outputs[0].name}"):
+    scope = f"{node.scope}/grad".lstrip("/")
+    with builder.scope(scope), builder.prefix(f"d.{node.outputs[0].name}"):
         given = tuple(cotangents.take(value) for value in node.outputs)
         if all(cotangent is None for cotangent in given):
             return
