@@ -15,6 +15,11 @@ from .tensors import Array, HostValue
 class Pending(Protocol):
     """Steps that have been started."""
 
+    @property
+    def done(self) -> bool:
+        """Whether `results` returns without waiting."""
+        ...
+
     def results(self) -> list[dict[str, Array]]:
         """Wait for the steps; the outputs of each, without those that took an input's place."""
         ...

@@ -85,6 +85,7 @@ class Done:
     """Steps that are already finished; see `Pending`."""
 
     outputs: list[dict[str, Array]]
+    done: bool = True
 
     def results(self) -> list[dict[str, Array]]:
         """The outputs of each step."""

@@ -100,6 +100,11 @@ class Started:
     tickets: list[Ticket]
     first: int
 
+    @property
+    def done(self) -> bool:
+        """Whether the device has finished them."""
+        return self.tickets[-1].done
+
     def results(self) -> list[dict[str, Array]]:
         """Wait for the last step and read the outputs of all."""
         self.tickets[-1].wait()

@@ -2,14 +2,16 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from ...graph.errors import BitgraphError
 from ...graph.ir import Graph
-from ...graph.program import Backend, Program
+from ...graph.program import Backend, Pending, Program
 from ...graph.tensors import Array, HostValue
 from ...passes.manager import Pass, PassManager
 from ..adapters.lora import LoraAdapter, initial_tensors
@@ -18,6 +20,9 @@ from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
 from ..data.alpaca import Example
 from ..data.batching import TokenBatch, epoch_batches, make_batch
 from .options import TrainingOptions, total_steps
+
+WINDOW = 32
+"""Steps whose inputs are handed to the backend together."""
 
 BUCKET = 128
 """Token counts are rounded up to a multiple of this, so that few programs serve all batches."""
@@ -55,7 +60,7 @@ class Trainer:
 
     Attributes:
         options: of the run.
-        steps_done: updates made so far.
+        steps_done: updates begun so far.
         num_parameters: trained ones.
     """
 
@@ -118,17 +123,9 @@ class Trainer:
         Raises:
             BitgraphError: one of the two is not finite; the adapters are then as before the step.
         """
-        program = self._program("train", batch.tokens.size)
-        schedule = {"lr": np.array(lr, np.float32), "step": np.array(step, np.int32)}
-        results = program.run({**_inputs(batch), **schedule})
-        loss, norm = float(results["loss"]), float(results["grad_norm"])
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise BitgraphError(
-                f"step {step} gave a loss of {loss} and a gradient norm of {norm}; "
-                "try a smaller --lr"
-            )
+        results = self._program("train", batch.tokens.size).run(_step_inputs(batch, step, lr))
         self.steps_done = step
-        return loss, norm
+        return _checked(step, results)
 
     def evaluate(self, examples: Sequence[Example]) -> float:
         """Mean loss over all supervised tokens of a data set."""
@@ -151,18 +148,38 @@ class Trainer:
         )
 
     def fit(self, examples: Sequence[Example]) -> Iterator[StepReport]:
-        """Run all steps, reporting each."""
+        """Run all steps, reporting each when it is done or the next is already under way.
+
+        Raises:
+            BitgraphError: a step's loss or gradient is not finite; it changed nothing.
+        """
         total = total_steps(self.options, len(examples))
-        for step, batch in enumerate(self._batches(examples), 1):
-            begin = time.perf_counter()
-            lr = self.options.learning_rate(step, total)
-            loss, norm = self.step(batch, step, lr)
-            seconds = time.perf_counter() - begin
-            yield StepReport(
-                step, total, loss, norm, lr, batch.real_tokens, batch.supervised_tokens, seconds
-            )
-            if step == total:
-                return
+        numbered = islice(enumerate(self._batches(examples), 1), total)
+        clock = _Clock()
+        under_way: deque[_Step] = deque()
+        while window := tuple(islice(numbered, WINDOW)):
+            for begun in self._start_window(window, total):
+                under_way.append(begun)
+                while len(under_way) > 1 or (under_way and under_way[0].pending.done):
+                    yield under_way.popleft().report(clock)
+            while under_way:
+                yield under_way.popleft().report(clock)
+
+    def _start_window(
+        self, window: Sequence[tuple[int, TokenBatch]], total: int
+    ) -> Iterator["_Step"]:
+        """Hand over the inputs of many steps, then start them one by one."""
+        staged: dict[int, list[dict[str, Array]]] = {}
+        rates = {step: self.options.learning_rate(step, total) for step, _ in window}
+        for step, batch in window:
+            inputs = _step_inputs(batch, step, rates[step])
+            staged.setdefault(batch.tokens.size, []).append(inputs)
+        for tokens in sorted(staged, reverse=True):
+            self._program("train", tokens).stage(staged[tokens])
+        for step, batch in window:
+            pending = self._program("train", batch.tokens.size).start()
+            self.steps_done = step
+            yield _Step(pending, step, total, rates[step], batch)
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[TokenBatch]:
         for epoch in range(self.options.epochs):
@@ -180,11 +197,58 @@ class Trainer:
         graph = loss_graph(self._config, tokens, self._embedding)
         if purpose == "eval":
             return PassManager(self.options.evaluation_passes()).run(graph)
+        graph = replace(graph, outputs=(graph.output("loss"),))
         passes: Sequence[Pass] = self.options.training_passes()
         on_stage, self._on_stage = self._on_stage, None
         return PassManager(passes, on_stage).run(graph)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A step under way."""
+
+    pending: Pending
+    step: int
+    total: int
+    lr: float
+    batch: TokenBatch
+
+    def report(self, clock: "_Clock") -> StepReport:
+        """Wait for it."""
+        (results,) = self.pending.results()
+        loss, norm = _checked(self.step, results)
+        tokens, supervised = self.batch.real_tokens, self.batch.supervised_tokens
+        return StepReport(
+            self.step, self.total, loss, norm, self.lr, tokens, supervised, clock.lap()
+        )
+
+
+class _Clock:
+    """Seconds from one call to the next."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        last, self._last = self._last, time.perf_counter()
+        return self._last - last
+
+
 def _inputs(batch: TokenBatch) -> dict[str, Array]:
     names = ("tokens", "positions", "first", "last", "labels", "weights")
     return {name: getattr(batch, name) for name in names}
+
+
+def _step_inputs(batch: TokenBatch, step: int, lr: float) -> dict[str, Array]:
+    schedule = {"lr": np.array(lr, np.float32), "step": np.array(step, np.int32)}
+    return {**_inputs(batch), **schedule}
+
+
+def _checked(step: int, results: Mapping[str, Array]) -> tuple[float, float]:
+    """Loss and gradient norm of a step, if both are finite."""
+    loss, norm = float(results["loss"]), float(results["grad_norm"])
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise BitgraphError(
+            f"step {step} gave a loss of {loss} and a gradient norm of {norm}; try a smaller --lr"
+        )
+    return loss, norm
