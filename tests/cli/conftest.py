@@ -1,0 +1,47 @@
+"""Runs commands as a shell would, on a model that takes milliseconds a step."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bitgraph.cli.main import main
+from bitgraph.models.bitnet.presets import preset_config, write_random_model
+from runs import RECORDS, Result
+
+
+@pytest.fixture
+def bitgraph(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """Run the entry point with arguments, in this process."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["bitgraph", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code: object = 0
+        except SystemExit as ended:
+            code = ended.code
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with a context of 512 tokens."""
+    path = tmp_path_factory.mktemp("model") / "model.gguf"
+    sizes = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 96}
+    write_random_model(path, preset_config("tiny", **sizes), seed=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six records, each of about 130 tokens for that model."""
+    path = tmp_path_factory.mktemp("data") / "data.json"
+    path.write_text(json.dumps(RECORDS))
+    return path

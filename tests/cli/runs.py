@@ -1,0 +1,33 @@
+"""What tests of the command line train on, and what they read back."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+RECORDS = [
+    {"instruction": f"What is {word}?", "input": "", "output": answer}
+    for word, answer in (
+        ("hot", "cold"),
+        ("up", "down"),
+        ("left", "right"),
+        ("in", "out"),
+        ("old", "new"),
+        ("big", "small"),
+    )
+]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended and what it said."""
+
+    code: object
+    out: str
+    err: str
+
+
+def read_metrics(folder: Path) -> list[dict[str, object]]:
+    """The records of a run; every line must be complete."""
+    text = (folder / "metrics.jsonl").read_text()
+    assert text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
