@@ -3,10 +3,34 @@
 from ....graph.ir import Graph, Value
 from ....graph.types import GraphError
 from ..limits import Limits
-from . import attention, elementwise, embedding, linear, loss, norm, optimizer, sampling
+from . import (
+    attention,
+    copies,
+    elementwise,
+    embedding,
+    linear,
+    loss,
+    norm,
+    optimizer,
+    quantize,
+    rope,
+    sampling,
+)
 from .calls import Lowering, Meaning, Rule
 
-_FAMILIES = (elementwise, norm, linear, attention, embedding, loss, optimizer, sampling)
+_FAMILIES = (
+    copies,
+    elementwise,
+    norm,
+    quantize,
+    linear,
+    rope,
+    attention,
+    embedding,
+    loss,
+    optimizer,
+    sampling,
+)
 
 RULES: dict[str, Rule] = {op: rule for family in _FAMILIES for op, rule in family.RULES.items()}
 MEANINGS: dict[str, Meaning] = {
@@ -22,7 +46,7 @@ def lower_calls(graph: Graph, limits: Limits) -> Lowering:
     """
     values = {i.value.name: i.value for i in graph.inputs}
     donors: dict[str, Value] = {a.output: values[a.donated] for a in graph.aliases}
-    lowering = Lowering(limits, donors)
+    lowering = Lowering(limits, donors, frozenset(values))
     for node in graph.nodes:
         if node.op not in RULES:
             raise GraphError(f"there is no kernel for the op {node.op}")

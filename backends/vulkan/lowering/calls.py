@@ -1,7 +1,7 @@
 """What a rule of the lowering writes: calls of kernels on values, before memory is planned."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -49,13 +49,17 @@ class Lowering:
         calls: so far, in a valid order.
         views: values that are another value's bytes under another type.
         donors: values that are written over another value, by in-place aliases.
+        inputs: names of the values that come from outside.
     """
 
-    def __init__(self, limits: Limits, donors: Mapping[str, Value]) -> None:
+    def __init__(
+        self, limits: Limits, donors: Mapping[str, Value], inputs: frozenset[str] = frozenset()
+    ) -> None:
         self.limits = limits
         self.calls: list[Call] = []
         self.views: dict[str, Value] = {}
         self.donors = donors
+        self.inputs = inputs
         self.label = ""
         self._scratch = 0
 
@@ -136,6 +140,20 @@ def row_ranges(limits: Limits, *values: Value) -> list[tuple[int, int]]:
             "bytes, the most that the device binds at once"
         )
     return [(begin, min(count, rows - begin)) for begin in range(0, rows, count)]
+
+
+def runs_of(limits: Limits, *values: Value) -> Iterator[tuple[int, tuple[Part, ...]]]:
+    """Values of equally many 32-bit elements, cut alike into runs that the device can bind.
+
+    Yields:
+        The number of elements of a run, and that run of each value as a vector.
+    """
+    size = values[0].type.size
+    word = 4
+    most = limits.max_range // limits.alignment * (limits.alignment // word)
+    for begin in range(0, size, most):
+        count = min(most, size - begin)
+        yield count, tuple(Part(v, word * begin, v.type.with_shape((count,))) for v in values)
 
 
 def groups_for(count: int, size: int, limits: Limits) -> tuple[int, int, int]:

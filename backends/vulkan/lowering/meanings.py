@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from ....graph.ops import op_def
-from ....graph.tensors import HostValue
+from ....graph.tensors import Array, HostValue
 from ..kernels import kernel
 from ..layout import assign
 from ..schedule import Access
@@ -41,3 +43,10 @@ def of_op(
             assign(target, result)
 
     return name, meaning
+
+
+def arrays(operands: Mapping[str, HostValue], *names: str) -> tuple[Array, ...]:
+    """Some of a kernel's operands, which are plain tensors."""
+    values = [operands[name] for name in names]
+    assert all(isinstance(value, np.ndarray) for value in values)
+    return tuple(value for value in values if isinstance(value, np.ndarray))

@@ -1,6 +1,74 @@
 """Rules and meanings of the kernels for the family `norm`."""
 
-from .calls import Meaning, Rule
+from collections.abc import Mapping
 
-RULES: dict[str, Rule] = {}
-MEANINGS: dict[str, Meaning] = {}
+import numpy as np
+
+from ....graph.ir import Node
+from ....graph.tensors import HostValue
+from .calls import Lowering, Meaning, Rule, groups_for
+from .meanings import arrays, of_op
+
+_COLUMNS = 32
+"""Columns of a workgroup of rms_norm_weight_grad."""
+
+
+def _rms_norm(lowering: Lowering, node: Node) -> None:
+    x, weight = node.inputs
+    operands = {"x": x, "weight": weight, "y": node.outputs[0]}
+    lowering.call("rms_norm", _row_groups(lowering, node), _constants(node), **operands)
+
+
+def _rms_norm_grad(lowering: Lowering, node: Node) -> None:
+    dy, x, weight = node.inputs
+    operands = {"dy": dy, "x": x, "weight": weight, "dx": node.outputs[0]}
+    lowering.call("rms_norm_grad", _row_groups(lowering, node), _constants(node), **operands)
+
+
+def _rms_norm_weight_grad(lowering: Lowering, node: Node) -> None:
+    dy, x = node.inputs
+    rows, columns = x.type.shape
+    r = lowering.scratch(x.type.with_shape((rows,)))
+    lowering.call("inverse_rms", _row_groups(lowering, node), _constants(node), x=x, r=r)
+    sizes = {"ROWS": rows, "COLUMNS": columns}
+    groups = groups_for(columns, _COLUMNS, lowering.limits)
+    lowering.call("rms_norm_weight_grad", groups, sizes, dy=dy, x=x, r=r, dw=node.outputs[0])
+
+
+def _constants(node: Node) -> dict[str, int | float]:
+    rows, columns = node.inputs[0].type.shape
+    return {"ROWS": rows, "COLUMNS": columns, "EPS": node.attributes["eps"]}
+
+
+def _row_groups(lowering: Lowering, node: Node) -> tuple[int, int, int]:
+    """A workgroup a row."""
+    return groups_for(node.inputs[0].type.shape[0], 1, lowering.limits)
+
+
+def _inverse_rms_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
+    x, r = arrays(operands, "x", "r")
+    r[...] = 1 / np.sqrt(np.mean(x * x, axis=1) + np.float32(constants["EPS"]))
+
+
+def _weight_grad_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
+    dy, x, r, dw = arrays(operands, "dy", "x", "r", "dw")
+    np.sum(dy * x * r[:, None], axis=0, out=dw)
+
+
+RULES: dict[str, Rule] = {
+    "rms_norm": _rms_norm,
+    "rms_norm_grad": _rms_norm_grad,
+    "rms_norm_weight_grad": _rms_norm_weight_grad,
+}
+MEANINGS: dict[str, Meaning] = dict(
+    [
+        of_op("rms_norm", "rms_norm", {"eps": "EPS"}),
+        of_op("rms_norm_grad", "rms_norm_grad", {"eps": "EPS"}),
+        ("inverse_rms", _inverse_rms_meaning),
+        ("rms_norm_weight_grad", _weight_grad_meaning),
+    ]
+)

@@ -1,6 +1,109 @@
 """Rules and meanings of the kernels for the family `optimizer`."""
 
-from .calls import Meaning, Rule
+import math
+from collections.abc import Mapping
 
-RULES: dict[str, Rule] = {}
-MEANINGS: dict[str, Meaning] = {}
+import numpy as np
+
+from ....graph.ir import Node
+from ....graph.tensors import HostValue
+from ....graph.types import tensor
+from .calls import Lowering, Meaning, Part, Rule, groups_for, runs_of
+from .copies import flat_groups, start_from
+from .meanings import arrays, of_op
+
+_PARTS = 32
+"""Workgroups that share a gradient; their results fill a binding's alignment."""
+_EXPONENTS = 120
+"""Scales of norm_parts are within two to the power of this and of minus this."""
+_LOG_ZERO = -1e4
+"""Stands for the logarithm of 0: its exponential is 0 too."""
+
+
+def _global_norm(lowering: Lowering, node: Node) -> None:
+    parts = max(_PARTS, lowering.limits.alignment // 8)
+    each = tensor("f32", parts, 2)
+    groups = groups_for(parts, 1, lowering.limits)
+    runs = [run for gradient in node.inputs for run in runs_of(lowering.limits, gradient)]
+    total = len(runs) * parts
+    scratch = lowering.scratch(tensor("f32", total, 2))
+    for number, (count, (x,)) in enumerate(runs):
+        some = Part(scratch, number * each.nbytes, each)
+        lowering.call("norm_parts", groups, {"COUNT": count, "PARTS": parts}, x=x, parts=some)
+    norm = node.outputs[0]
+    lowering.call("global_norm", (1, 1, 1), {"PARTS": total}, parts=scratch, norm=norm)
+
+
+def _clip_factor(lowering: Lowering, node: Node) -> None:
+    constants = {"MAX_NORM": node.attributes["max_norm"]}
+    (norm,), (factor,) = node.inputs, node.outputs
+    lowering.call("clip_factor", (1, 1, 1), constants, norm=norm, factor=factor)
+
+
+def _adamw(lowering: Lowering, node: Node) -> None:
+    p, gradient, m, v, clip, lr, step = node.inputs
+    for old, new in zip((p, m, v), node.outputs, strict=True):
+        start_from(lowering, old, new)
+    constants = _adamw_constants(**node.attributes)
+    new_p, new_m, new_v = node.outputs
+    for count, runs in runs_of(lowering.limits, new_p, gradient, new_m, new_v):
+        operands = dict(zip("pgmv", runs, strict=True))
+        groups = flat_groups(lowering, count)
+        given = {"COUNT": count, **constants}
+        lowering.call("adamw", groups, given, **operands, clip=clip, lr=lr, step=step)
+
+
+def _adamw_constants(
+    beta1: float, beta2: float, eps: float, weight_decay: float
+) -> dict[str, int | float]:
+    return {
+        "BETA1": beta1,
+        "ALPHA1": 1 - beta1,
+        "LOG_BETA1": math.log(beta1) if beta1 else _LOG_ZERO,
+        "BETA2": beta2,
+        "ALPHA2": 1 - beta2,
+        "LOG_BETA2": math.log(beta2) if beta2 else _LOG_ZERO,
+        "EPS": eps,
+        "WEIGHT_DECAY": weight_decay,
+    }
+
+
+def _norm_parts_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
+    x, parts = arrays(operands, "x", "parts")
+    run = -(-x.size // len(parts))
+    for number, part in enumerate(parts):
+        some = x[number * run : (number + 1) * run].astype(np.float64)
+        top = np.max(np.abs(some), initial=0)
+        exponent = math.frexp(top)[1] - 1 if top > 0 else -_EXPONENTS
+        scale = 2.0 ** min(max(exponent, -_EXPONENTS), _EXPONENTS)
+        finite = np.all(np.isfinite(some))
+        part[:] = scale, np.sum((some / scale) ** 2) if finite else np.nan
+
+
+def _global_norm_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
+    parts, norm = arrays(operands, "parts", "norm")
+    scale, total = parts.astype(np.float64).T
+    norm[...] = np.minimum(np.sqrt(np.sum(total * scale**2)), np.finfo(np.float32).max)
+
+
+RULES: dict[str, Rule] = {
+    "global_norm": _global_norm,
+    "clip_factor": _clip_factor,
+    "adamw": _adamw,
+}
+MEANINGS: dict[str, Meaning] = dict(
+    [
+        ("norm_parts", _norm_parts_meaning),
+        ("global_norm", _global_norm_meaning),
+        of_op("clip_factor", "clip_factor", {"max_norm": "MAX_NORM"}),
+        of_op(
+            "adamw",
+            "adamw",
+            {"beta1": "BETA1", "beta2": "BETA2", "eps": "EPS", "weight_decay": "WEIGHT_DECAY"},
+        ),
+    ]
+)

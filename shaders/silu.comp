@@ -1,0 +1,15 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+// silu: y = x s, with s = 1 / (1 + exp(-x)).
+//
+// Reference: op silu.
+// Bindings:
+//   0 read  x f32[COUNT]
+//   1 write y f32[COUNT]
+layout(constant_id = 0) const uint COUNT = 1;
+#include "unary.glsl"
+#include "sigmoid.glsl"
+
+vec4 map(vec4 x) {
+  return x * sigmoid(x);
+}

@@ -1,0 +1,15 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+// squared_relu: y = max(x, 0)^2, NaN for NaN.
+//
+// Reference: op squared_relu.
+// Bindings:
+//   0 read  x f32[COUNT]
+//   1 write y f32[COUNT]
+layout(constant_id = 0) const uint COUNT = 1;
+#include "unary.glsl"
+
+vec4 map(vec4 x) {
+  const vec4 positive = mix(x, vec4(0), lessThan(x, vec4(0)));
+  return positive * positive;
+}
