@@ -44,14 +44,16 @@ def assert_adapter_of_step(out, model, data, step):
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """Press Ctrl-C a number of times when a step begins."""
+    """Press Ctrl-C a number of times when a step begins, once."""
 
     def at(step, times):
         original = Trainer.step
 
         def pressed(self, batch, number, lr):
-            for _ in range(times if number == step else 0):
-                os.kill(os.getpid(), signal.SIGINT)
+            if number == step:
+                monkeypatch.setattr(Trainer, "step", original)
+                for _ in range(times):
+                    os.kill(os.getpid(), signal.SIGINT)
             return original(self, batch, number, lr)
 
         monkeypatch.setattr(Trainer, "step", pressed)
