@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from ...graph.ir import Graph, Node, Role
+from ...graph.ir import Graph, Input, Node, Role
 from ...graph.ops import op_def
 from ...graph.tensors import Array, HostValue, Quantized, Ternary
 from ...graph.types import DType, GraphError, TensorType
@@ -32,6 +32,8 @@ DENSE_BUDGET = 1 << 30
 
 class NumpyBackend:
     """Executes graphs with NumPy, on a pool of threads that share out blocks and tasks."""
+
+    steps_together = 1
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or len(os.sched_getaffinity(0))
@@ -96,6 +98,9 @@ class NumpyProgram:
     """A graph and its stages."""
 
     def __init__(self, backend: NumpyBackend, graph: Graph) -> None:
+        for value in graph.outputs:
+            if value.type.dtype in (DType.T2, DType.Q8):
+                raise GraphError(f"{value} is {value.type}: packed values are not returned")
         self.graph = graph
         self._backend = backend
         self._stages = plan_stages(graph)
@@ -104,6 +109,10 @@ class NumpyProgram:
 
     def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
         """Keep the inputs of the coming steps; see `Program`."""
+        for inputs in steps:
+            for item in self.graph.inputs:
+                if item.role is Role.INPUT:
+                    _fetch(item, inputs)
         self._staged = deque(steps)
 
     def start(self, count: int = 1) -> "Done":
@@ -133,14 +142,8 @@ class NumpyProgram:
     def _feed(self, inputs: Mapping[str, Array]) -> dict[str, HostValue]:
         environment: dict[str, HostValue] = {}
         for item in self.graph.inputs:
-            name = item.value.name
             source = inputs if item.role is Role.INPUT else self._backend.values
-            if name not in source:
-                raise GraphError(f"no value is given for the {item.role} {item.value}")
-            environment[name] = value = source[name]
-            type = item.value.type
-            is_decoded = type.dtype is DType.F16 and getattr(value, "dtype", None) == np.float32
-            check_type(name, type.with_dtype(DType.F32) if is_decoded else type, value)
+            environment[item.value.name] = _fetch(item, source)
         return environment
 
     def _run_sweep(self, stage: Sweep, environment: dict[str, HostValue]) -> None:
@@ -169,6 +172,17 @@ class NumpyProgram:
             tasks += _slices(node, environment, results)
         self._backend.parallel(tasks)
         environment.update(results)
+
+
+def _fetch(item: Input, source: Mapping[str, HostValue]) -> HostValue:
+    """An input's value, if it is there and has the input's type."""
+    name, type = item.value.name, item.value.type
+    if name not in source:
+        raise GraphError(f"no value is given for the {item.role} {item.value}")
+    value = source[name]
+    is_decoded = type.dtype is DType.F16 and getattr(value, "dtype", None) == np.float32
+    check_type(name, type.with_dtype(DType.F32) if is_decoded else type, value)
+    return value
 
 
 def _apply_to_rows(
