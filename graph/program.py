@@ -54,7 +54,13 @@ class Program(Protocol):
 
 
 class Backend(Protocol):
-    """Executes graphs."""
+    """Executes graphs.
+
+    Attributes:
+        steps_together: how many short steps are best started together.
+    """
+
+    steps_together: int
 
     def load(self, values: Mapping[str, HostValue]) -> None:
         """Take over persistent values, replacing those of the same name."""

@@ -6,7 +6,7 @@ from bitgraph.graph.ir import Graph
 from bitgraph.graph.ops import OPS
 from bitgraph.graph.text import parse_graph
 from bitgraph.graph.verify import verify
-from bitgraph.models.bitnet.forward import decode_graph, logits_graph, loss_graph
+from bitgraph.models.bitnet.forward import decode_graph, logits_graph, loss_graph, prompt_graph
 from bitgraph.passes.manager import PassManager
 from bitgraph.passes.pipeline import parse_pipeline
 from op_cases import one_op_graph
@@ -43,7 +43,8 @@ def all_graphs() -> dict[str, Graph]:
     }
     graphs |= {f"train {name}": graph for name, graph in staged(TRAINING).items()}
     graphs |= {f"smooth {name}": g for name, g in staged("lora,surrogate,promote,grad").items()}
-    graphs |= {"logits": logits_graph(CONFIG, 5), "decode": decode_graph(CONFIG, 3, 32)}
+    graphs |= {"logits": logits_graph(CONFIG, 5), "prompt": prompt_graph(CONFIG, 3, 32)}
+    graphs |= {"decode": decode_graph(CONFIG, 32)}
     return graphs
 
 

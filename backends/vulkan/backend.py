@@ -33,7 +33,14 @@ class VulkanBackend:
 
     Persistent values lie in a buffer each. Arenas are shared by all programs, which run one after
     the other; one that needs a larger arena replaces it.
+
+    Attributes:
+        device: where it executes.
+        limits: of the device, for planning.
+        steps_together: see `Backend`.
     """
+
+    steps_together = 16
 
     def __init__(self, device: Device) -> None:
         self.device = device
@@ -97,18 +104,19 @@ class Started:
     """Steps of a program on their way; see `Pending`."""
 
     program: "VulkanProgram"
-    tickets: list[Ticket]
+    ticket: Ticket
     first: int
+    count: int
 
     @property
     def done(self) -> bool:
         """Whether the device has finished them."""
-        return self.tickets[-1].done
+        return self.ticket.done
 
     def results(self) -> list[dict[str, Array]]:
         """Wait for the last step and read the outputs of all."""
-        self.tickets[-1].wait()
-        return [self.program.outputs(self.first + k) for k in range(len(self.tickets))]
+        self.ticket.wait()
+        return [self.program.outputs(self.first + k) for k in range(self.count)]
 
 
 class VulkanProgram:
@@ -146,13 +154,12 @@ class VulkanProgram:
         self._staged, self._started = len(steps), 0
 
     def start(self, count: int = 1) -> Started:
-        """Submit steps; see `Program`."""
+        """Submit steps together; see `Program`."""
         if self._started + count > self._staged:
             raise GraphError(f"only {self._staged - self._started} steps are staged")
         recording = self._ready()
-        tickets = [recording.submit() for _ in range(count)]
-        self._started += count
-        return Started(self, tickets, self._started - count)
+        first, self._started = self._started, self._started + count
+        return Started(self, recording.submit(count), first, count)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One step; see `Program`."""

@@ -12,6 +12,9 @@ from typing import Any
 from .api import NULL, check, create, ffi, lib, struct
 from .errors import DeviceError, DeviceLost
 
+MOST_REPEATS = 64
+"""Times that a command buffer may run in one submission."""
+
 _SLICE = 0.1
 """Seconds of a wait inside the driver, so that Ctrl-C is heard in between."""
 
@@ -37,7 +40,7 @@ class Queue:
         self._semaphore = create(lib.vkCreateSemaphore, "VkSemaphore", self.device, info, NULL)
         self._semaphores = ffi.new("VkSemaphore[1]", [self._semaphore])
         self._value = ffi.new("uint64_t *")
-        self._commands = ffi.new("VkCommandBuffer[1]")
+        self._commands = ffi.new("VkCommandBuffer[]", MOST_REPEATS)
         timeline = struct(
             "VkTimelineSemaphoreSubmitInfo",
             signalSemaphoreValueCount=1,
@@ -52,8 +55,8 @@ class Queue:
             pSignalSemaphores=self._semaphores,
         )
 
-    def submit(self, commands: Any, what: str) -> "Ticket":
-        """Start a VkCommandBuffer after all that was submitted before.
+    def submit(self, commands: Any, what: str, repeats: int = 1) -> "Ticket":
+        """Start a VkCommandBuffer, perhaps several times, after all that was submitted before.
 
         Raises:
             DeviceLost: the device is gone.
@@ -61,7 +64,11 @@ class Queue:
         with self._lock:
             if self.lost:
                 raise DeviceLost(f"{what} cannot start: the device was lost; start again")
-            self._commands[0] = commands
+            if not 1 <= repeats <= MOST_REPEATS:
+                raise DeviceError(f"{what} cannot be submitted {repeats} times at once")
+            for k in range(repeats):
+                self._commands[k] = commands
+            self._submission.commandBufferCount = repeats
             self._value[0] = self.submitted + 1
             result = lib.vkQueueSubmit(self.handle, 1, self._submission, NULL)
             self._check(result, f"submitting {what}")

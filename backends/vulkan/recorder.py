@@ -81,11 +81,11 @@ class Recording:
         """Whether it can be submitted: neither closed nor without a buffer it needs."""
         return self._open
 
-    def submit(self) -> Ticket:
-        """Start it after everything submitted before; see `Device.submit`."""
+    def submit(self, repeats: int = 1) -> Ticket:
+        """Start it, perhaps several times, after everything submitted before."""
         if not self._open or self._commands is None:
             raise DeviceError(f"@{self.name} is closed, or a buffer it uses is; record it again")
-        self._ticket = self._device.queue.submit(self._commands.handle, f"@{self.name}")
+        self._ticket = self._device.queue.submit(self._commands.handle, f"@{self.name}", repeats)
         return self._ticket
 
     def seconds(self) -> list[tuple[str, float]]:

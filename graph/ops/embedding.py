@@ -97,7 +97,31 @@ def _write_rows_case(rows: int, width: int, extra: int) -> Case:
     return Case(operands)
 
 
+# %y = add_ids(%x) {by=1}        whole numbers, shifted
+
+
+def _add_ids_type(x: TensorType, *, by: int) -> TensorType:
+    expect_ids(x, *x.shape)
+    return x
+
+
+def _add_ids(x: Array, *, by: int) -> Array:
+    return np.asarray(x + np.int32(by))
+
+
+def _add_ids_case(count: int, by: int) -> Case:
+    return Case((operand("i32", count, draw=integers(0, 1000)),), {"by": by})
+
+
 OPS = (
+    OpDef(
+        "add_ids",
+        _add_ids_type,
+        _add_ids,
+        Cases(_add_ids_case, ((1, 9), (-3, 3)), ((1, 1), (1, 0), (300, -2))),
+        no_vjp="whole numbers have no derivative",
+        split=by_rows(0, of=1),
+    ),
     OpDef(
         "gather_rows",
         _gather_rows_type,

@@ -20,6 +20,12 @@ from .config import BitNetConfig, is_projection, weight_shapes
 FREQUENCIES = "rope.frequencies"
 """Name of the weight that holds the rotary frequencies."""
 
+FIRST_SLOT = "cache.first"
+"""Name of the constant that holds the cache's first slot, 0."""
+
+STATES = ("token", "position")
+"""States of the decoding graph, i32 [1]: what comes next and where."""
+
 
 def rope_frequencies(config: BitNetConfig) -> Array:
     """theta^(-2 i / head_dim) for i < head_dim / 2, f32, in the order PyTorch computes it."""
@@ -31,7 +37,8 @@ def rope_frequencies(config: BitNetConfig) -> Array:
 def graph_weights(config: BitNetConfig, weights: Mapping[str, HostValue]) -> dict[str, HostValue]:
     """All values that the graphs of a model want: its weights and the rotary frequencies."""
     values = {name: weights[name] for name in weight_shapes(config)}
-    return {**values, FREQUENCIES: rope_frequencies(config)}
+    first = np.zeros(1, np.int32)
+    return {**values, FREQUENCIES: rope_frequencies(config), FIRST_SLOT: first}
 
 
 def loss_graph(config: BitNetConfig, tokens: int, embedding: DType = DType.F16) -> Graph:
@@ -70,41 +77,45 @@ def layer_graph(config: BitNetConfig, layer: int, tokens: int) -> Graph:
     """
     model = _Model("bitnet_layer", config, tokens, DType.F32)
     x = model.input("x", "f32", tokens, config.hidden_size)
-    out = model.layer(layer, x, model.context())
+    inputs = (model.input(name, "i32", tokens) for name in ("positions", "first", "last"))
+    out = model.layer(layer, x, model.context(*inputs))
     return EliminateDeadCode()(model.builder.finish((out,)))
 
 
-def decode_graph(
+def prompt_graph(
     config: BitNetConfig, tokens: int, context: int, embedding: DType = DType.F16
 ) -> Graph:
-    """Feeds tokens through a key-value cache and samples what follows one of them.
+    """Feeds a prompt through a key-value cache and samples the token behind it.
 
-    Serves the prompt (many tokens) and every step after it (one). Besides `loss_graph`'s tokens,
-    positions, first and last, which count slots of the cache here: slots (i32 [tokens], where each
-    token is kept), row (i32 [1], the token that is sampled after), counter (i32 [1], the position
-    that the random numbers are drawn for), and the scalars temperature, top_k, top_p and seed of
-    the op `sample`. Outputs: next (i32 [1]), and the caches in place.
+    Inputs: tokens, positions, first and last as in `loss_graph`, where first and last count slots
+    of the cache; slots (i32 [tokens], where each token is kept), row (i32 [1], the last token of
+    the prompt), end (i32 [1], the position behind it) and the scalars temperature, top_k, top_p
+    and seed of the op `sample`. Output: next (i32 [1]). In place: the caches, and `STATES`, what
+    `decode_graph` goes on from.
     """
-    model = _Model("bitnet_decode", config, tokens, embedding)
-    model.cache(context)
+    model = _Model("bitnet_prompt", config, tokens, embedding)
+    model.cache(context, model.input("slots", "i32", tokens))
     hidden = model.body()
-    b = model.builder
-    with b.scope("head"):
-        row = b.op("gather_rows", hidden, model.input("row", "i32", 1))
-        logits = b.op("matmul", row, model.head(), transpose_b=True, name="logits")
-        chosen = b.op(
-            "sample",
-            logits,
-            model.input("temperature", "f32"),
-            model.input("top_k", "i32"),
-            model.input("top_p", "f32"),
-            model.input("seed", "u32"),
-            model.input("counter", "i32", 1),
-            name="next",
-        )
-    caches = tuple(model.caches)
-    aliases = tuple(Alias(new.name, old.name) for new, old in caches)
-    return b.finish((chosen, *(new for new, _ in caches)), aliases)
+    with model.builder.scope("head"):
+        last = model.builder.op("gather_rows", hidden, model.input("row", "i32", 1))
+    return model.sampled(last, model.input("end", "i32", 1))
+
+
+def decode_graph(config: BitNetConfig, context: int, embedding: DType = DType.F16) -> Graph:
+    """One token through the cache: its number and its position are states, and move on in place.
+
+    Inputs: the scalars of the op `sample`. Output: next (i32 [1]). So steps can follow each other
+    without the host.
+    """
+    model = _Model("bitnet_decode", config, 1, embedding)
+    position = model.state("position")
+    model.cache(context, position)
+    first = model.builder.add_input(FIRST_SLOT, tensor("i32", 1), Role.WEIGHT)
+    token = model.state("token")
+    hidden = model.body(token, model.context(position, first, position))
+    with model.builder.scope("head"):
+        end = model.builder.op("add_ids", position, by=1, name="end")
+    return model.sampled(hidden, end)
 
 
 def cache_shapes(config: BitNetConfig, context: int) -> dict[str, tuple[int, ...]]:
@@ -139,6 +150,7 @@ class _Model:
         self.config = config
         self.tokens = tokens
         self.caches: list[tuple[Value, Value]] = []
+        self._states: dict[str, Value] = {}
         self._cache_of: dict[str, Value] = {}
         self._slots: Value | None = None
         self._weights = {
@@ -152,36 +164,65 @@ class _Model:
     def input(self, name: str, dtype: str, *shape: int) -> Value:
         return self.builder.add_input(name, tensor(dtype, *shape), Role.INPUT)
 
-    def cache(self, context: int) -> None:
-        """Keep keys and values in a cache of that many slots."""
+    def state(self, name: str) -> Value:
+        """A whole number that lives from step to step."""
+        return self._define_state(name, tensor("i32", 1))
+
+    def cache(self, context: int, slots: Value) -> None:
+        """Keep keys and values in a cache of that many slots, each token in one of `slots`."""
         for name, shape in cache_shapes(self.config, context).items():
-            self._cache_of[name] = self.builder.add_input(name, tensor("f32", *shape), Role.STATE)
-        self._slots = self.input("slots", "i32", self.tokens)
+            self._cache_of[name] = self._define_state(name, tensor("f32", *shape))
+        self._slots = slots
+
+    def _define_state(self, name: str, type: TensorType) -> Value:
+        self._states[name] = self.builder.add_input(name, type, Role.STATE)
+        return self._states[name]
 
     def head(self) -> Value:
         """The output matrix [vocabulary, hidden]."""
         tied = self.config.tie_word_embeddings
         return self._weights["embed_tokens.weight" if tied else "lm_head.weight"]
 
-    def body(self) -> Value:
-        """Hidden states [tokens, hidden] after the final norm."""
+    def body(self, tokens: Value | None = None, context: _Context | None = None) -> Value:
+        """Hidden states [tokens, hidden] after the final norm; tokens are an input unless given."""
         b = self.builder
-        tokens = self.input("tokens", "i32", self.tokens)
+        tokens = tokens or self.input("tokens", "i32", self.tokens)
         with b.scope("embedding"):
             x = b.op("gather_rows", self._weights["embed_tokens.weight"], tokens, name="embedded")
-        context = self.context()
+        context = context or self.context(
+            *(self.input(name, "i32", self.tokens) for name in ("positions", "first", "last"))
+        )
         for layer in range(self.config.num_hidden_layers):
             x = self.layer(layer, x, context)
         with b.scope("norm"):
             return self._norm("norm", x, "normed")
 
-    def context(self) -> _Context:
+    def context(self, positions: Value, first: Value, last: Value) -> _Context:
         """What all layers read, made once."""
-        positions = self.input("positions", "i32", self.tokens)
-        first, last = (self.input(name, "i32", self.tokens) for name in ("first", "last"))
         with self.builder.scope("embedding"):
             table = self.builder.op("rope_table", positions, self._frequencies, name="rope_table")
         return _Context(table, first, last, self._slots)
+
+    def sampled(self, hidden: Value, end: Value) -> Graph:
+        """The graph that samples after one row of hidden states, at the position `end`."""
+        b = self.builder
+        with b.scope("head"):
+            logits = b.op("matmul", hidden, self.head(), transpose_b=True, name="logits")
+            scalars = (
+                self.input("temperature", "f32"),
+                self.input("top_k", "i32"),
+                self.input("top_p", "f32"),
+                self.input("seed", "u32"),
+            )
+            chosen = b.op("sample", logits, *scalars, end, name="next")
+            moved = (
+                b.op("add_ids", chosen, by=0, name="token.new"),
+                b.op("add_ids", end, by=0, name="position.new"),
+            )
+        states = [self._states.get(name) or self.state(name) for name in STATES]
+        in_place = [*self.caches, *zip(moved, states, strict=True)]
+        aliases = tuple(Alias(new.name, old.name) for new, old in in_place)
+        return b.finish((chosen, *(new for new, _ in in_place)), aliases)
 
     def layer(self, layer: int, x: Value, context: _Context) -> Value:
         """One block of the transformer."""

@@ -13,7 +13,14 @@ from ...passes.lora import Lora
 from ...passes.manager import Pass, PassManager
 from ..adapters.lora import LoraAdapter, check_fits
 from .config import BitNetConfig, projection_shapes
-from .forward import cache_shapes, decode_graph, embedding_dtype, graph_weights
+from .forward import (
+    STATES,
+    cache_shapes,
+    decode_graph,
+    embedding_dtype,
+    graph_weights,
+    prompt_graph,
+)
 
 _BUCKET = 64
 """Prompts are padded to a multiple of this many tokens."""
@@ -88,12 +95,14 @@ class Generator:
         )
         self._embedding = embedding_dtype(weights)
         self._passes = _passes(config, adapter)
-        self._programs: dict[int, Program] = {}
+        self._prompts: dict[int, Program] = {}
+        self._decode: Program | None = None
         backend.load(graph_weights(config, weights))
         if adapter is not None:
             backend.load(adapter.tensors)
         caches = cache_shapes(config, self._context)
         backend.load({name: np.zeros(shape, np.float32) for name, shape in caches.items()})
+        backend.load({name: np.zeros(1, np.int32) for name in STATES})
 
     def generate(
         self, prompt: list[int], sampling: Sampling, stop_ids: frozenset[int], max_tokens: int
@@ -110,40 +119,49 @@ class Generator:
                 f"the prompt has {len(prompt)} tokens, but the context holds {self._context}; "
                 "shorten it"
             )
-        token = self._feed(prompt, 0, sampling)
-        room = self._context - len(prompt)
-        for position in range(len(prompt), len(prompt) + min(max_tokens, room)):
+        room = min(max_tokens, self._context - len(prompt))
+        for count, token in enumerate(self._tokens(prompt, sampling, room), 1):
             if token in stop_ids:
                 return
             yield token
-            if position + 1 < len(prompt) + min(max_tokens, room):
-                token = self._feed([token], position, sampling)
+            if count == room:
+                return
 
-    def _feed(self, tokens: list[int], position: int, sampling: Sampling) -> int:
-        """Put tokens into the cache at a position; the token sampled after the last one.
+    def _tokens(self, prompt: list[int], sampling: Sampling, room: int) -> Iterator[int]:
+        """The token behind the prompt, then at least `room` - 1 more, as the backend batches."""
+        yield self._feed(prompt, sampling)
+        together = self._backend.steps_together
+        if self._decode is None:
+            graph = decode_graph(self._config, self._context, self._embedding)
+            self._decode = self._backend.compile(PassManager(self._passes).run(graph))
+        for begin in range(1, room, together):
+            count = min(together, room - begin)
+            self._decode.stage([sampling.inputs()] * count)
+            for result in self._decode.start(count).results():
+                yield int(result["next"][0])
 
-        Padding takes the slots behind the tokens; whatever comes next writes over it.
+    def _feed(self, prompt: list[int], sampling: Sampling) -> int:
+        """Put a prompt into the cache; the token sampled behind it.
+
+        Padding takes the slots behind the prompt; whatever comes next writes over it.
         """
-        count = len(tokens)
-        padded = 1 if count == 1 else min(-(-count // _BUCKET) * _BUCKET, self._context - position)
-        slots = np.arange(position, position + padded, dtype=np.int32)
+        count = len(prompt)
+        padded = min(-(-count // _BUCKET) * _BUCKET, self._context)
+        slots = np.arange(padded, dtype=np.int32)
         inputs = {
-            "tokens": np.array(tokens + [0] * (padded - count), np.int32),
+            "tokens": np.array(prompt + [0] * (padded - count), np.int32),
             "positions": slots,
             "slots": slots,
             "first": np.zeros(padded, np.int32),
             "last": slots,
             "row": np.array([count - 1], np.int32),
-            "counter": np.array([position + count], np.int32),
+            "end": np.array([count], np.int32),
         }
-        results = self._program(padded).run({**inputs, **sampling.inputs()})
+        if padded not in self._prompts:
+            graph = prompt_graph(self._config, padded, self._context, self._embedding)
+            self._prompts[padded] = self._backend.compile(PassManager(self._passes).run(graph))
+        results = self._prompts[padded].run({**inputs, **sampling.inputs()})
         return int(results["next"][0])
-
-    def _program(self, tokens: int) -> Program:
-        if tokens not in self._programs:
-            graph = decode_graph(self._config, tokens, self._context, self._embedding)
-            self._programs[tokens] = self._backend.compile(PassManager(self._passes).run(graph))
-        return self._programs[tokens]
 
 
 def _passes(config: BitNetConfig, adapter: LoraAdapter | None) -> tuple[Pass, ...]:
