@@ -12,7 +12,7 @@ from ....graph.ir import Node
 from ....graph.tensors import Array, HostValue
 from .calls import Lowering, Meaning, Rule, groups_for, row_ranges, rows_of
 from .copies import start_from
-from .meanings import arrays
+from .meanings import arrays, of_op
 
 
 def _gather_rows(lowering: Lowering, node: Node) -> None:
@@ -78,12 +78,20 @@ def _write_meaning(constants: Mapping[str, int | float], operands: Mapping[str, 
     cache[rows] = x[inside]
 
 
+def _add_ids(lowering: Lowering, node: Node) -> None:
+    (x,), (y,) = node.inputs, node.outputs
+    constants = {"COUNT": x.type.size, "BY": node.attributes["by"]}
+    lowering.call("add_ids", groups_for(x.type.size, 256, lowering.limits), constants, x=x, y=y)
+
+
 RULES: dict[str, Rule] = {
+    "add_ids": _add_ids,
     "gather_rows": _gather_rows,
     "scatter_add_rows": _scatter_add_rows,
     "write_rows": _write_rows,
 }
 MEANINGS: dict[str, Meaning] = {
+    **dict([of_op("add_ids", "add_ids", {"by": "BY"})]),
     "gather_rows_f32": _gather_meaning,
     "gather_rows_f16": _gather_meaning,
     "scatter_add_rows": _scatter_add_meaning,
