@@ -1,6 +1,7 @@
 """Bad input ends with one sentence and status 2, and writes nothing."""
 
 import json
+import math
 import os
 import re
 import resource
@@ -225,9 +226,8 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_adapter(bitgraph, model, 
     *_, last = result.err.splitlines()
     assert last.startswith("bitgraph: step ")
     assert "smaller --lr" in last
-    done = [record for record in read_metrics(out) if record["event"] == "step"]
-    assert f"adapter of step {len(done)} written" in result.err
-    assert load_adapter(out).rank == 4
+    assert all(math.isfinite(record.get("loss", 0)) for record in read_metrics(out))
+    assert all(np.isfinite(tensor).all() for tensor in load_adapter(out).tensors.values())
 
 
 def test_a_rate_beyond_the_floats_leaves_no_adapter(bitgraph, model, data, tmp_path):

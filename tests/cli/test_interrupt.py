@@ -5,10 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 
 import numpy as np
 import pytest
-from bitgraph.backends.numpy.backend import NumpyBackend
+from bitgraph.backends.numpy.backend import NumpyBackend, NumpyProgram
 from bitgraph.models.adapters.peft import load_adapter
 from bitgraph.models.bitnet.checkpoint import load_checkpoint
 from bitgraph.models.bitnet.tokenizer import Tokenizer
@@ -47,16 +48,16 @@ def interrupt(monkeypatch):
     """Press Ctrl-C a number of times when a step begins, once."""
 
     def at(step, times):
-        original = Trainer.step
+        original, begun = NumpyProgram.start, count(1)
 
-        def pressed(self, batch, number, lr):
-            if number == step:
-                monkeypatch.setattr(Trainer, "step", original)
+        def pressed(self, number=1):
+            if next(begun) == step:
+                monkeypatch.setattr(NumpyProgram, "start", original)
                 for _ in range(times):
                     os.kill(os.getpid(), signal.SIGINT)
-            return original(self, batch, number, lr)
+            return original(self, number)
 
-        monkeypatch.setattr(Trainer, "step", pressed)
+        monkeypatch.setattr(NumpyProgram, "start", pressed)
 
     return at
 
