@@ -116,7 +116,8 @@ def differentiable_graph(op: OpDef, case: Case, chosen: Sequence[int] | None = N
         b.op("quantize", value) if type.dtype is DType.Q8 else value
         for value, type in zip(operands, types, strict=True)
     ]
-    results = b.ops(op.name, *arguments, **case.attrs)
+    attrs: dict[str, Any] = case.attrs
+    results = b.ops(op.name, *arguments, **attrs)
     chosen = range(len(results)) if chosen is None else chosen
     total = reduce(partial(b.op, "add"), [b.op("dot", results[k], weights[k]) for k in chosen])
     loss = b.op("scale", total, factor=1.0, name="loss")

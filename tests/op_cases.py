@@ -39,7 +39,8 @@ def one_op_graph(op: OpDef, case: Case, role: Role = Role.INPUT) -> Graph:
         builder.add_input(f"x{k}", item.type, Role.WEIGHT if item.type.dtype == "t2" else role)
         for k, item in enumerate(case.operands)
     ]
-    return builder.finish(builder.ops(op.name, *inputs, **case.attrs))
+    attrs: dict[str, Any] = case.attrs
+    return builder.finish(builder.ops(op.name, *inputs, **attrs))
 
 
 def draw(case: Case, seed: int = 0) -> tuple[HostValue, ...]:

@@ -8,7 +8,7 @@ from bitgraph.models.bitnet.forward import graph_weights, loss_graph
 from bitgraph.models.data.alpaca import Example
 from bitgraph.models.data.batching import TokenBatch, make_batch
 from bitgraph.passes.lora import Lora
-from bitgraph.passes.manager import PassManager
+from bitgraph.passes.manager import Pass, PassManager
 from bitgraph.passes.surrogate import Promote, Surrogate
 
 CONFIG = BitNetConfig(
@@ -73,7 +73,7 @@ def random_values(
 
 def smooth_loss_graph(tokens: int, config: BitNetConfig = CONFIG) -> Graph:
     """The loss with adapters on every projection, without quantizers, in float64."""
-    passes = [Lora(rank=RANK, alpha=6.0), Surrogate(), Promote()]
+    passes: list[Pass] = [Lora(rank=RANK, alpha=6.0), Surrogate(), Promote()]
     return PassManager(passes).run(loss_graph(config, tokens))
 
 

@@ -28,8 +28,9 @@ def promoted(value: HostValue) -> HostValue:
     """Floats as float64; int8 codes as the float64 values they stand for."""
     if isinstance(value, Quantized):
         return value.dense(F64)
-    is_float = isinstance(value, np.ndarray) and value.dtype.kind == "f"
-    return value.astype(F64) if is_float else value
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return value.astype(F64)
+    return value
 
 
 def frozen(value: HostValue) -> HostValue:

@@ -113,6 +113,10 @@ def scaled(name: str, operand: int, factor: float) -> OpDef:
 OPS_BEFORE = dict(OPS)
 
 
+def true_eval(name: str) -> Callable[..., Any]:
+    return OPS_BEFORE[name].eval
+
+
 def ruled(name: str, rule: Callable[..., Cotangents]) -> OpDef:
     return replace(OPS[name], vjp=rule)
 
@@ -210,18 +214,18 @@ def attention_with(delta_factor: float = 1.0, lse_factor: float = -1.0, swap: bo
 
 def attention_grad_without_causality(*operands: Any) -> Any:
     *rest, first, last = operands
-    return OPS_BEFORE["attention_grad"].eval(*rest, first, np.maximum(last, last[-1]))
+    return true_eval("attention_grad")(*rest, first, np.maximum(last, last[-1]))
 
 
 def attention_grad_across_examples(*operands: Any) -> Any:
     *rest, first, last = operands
-    return OPS_BEFORE["attention_grad"].eval(*rest, np.zeros_like(first), last)
+    return true_eval("attention_grad")(*rest, np.zeros_like(first), last)
 
 
 def attention_grad_of_first_in_group(q: Any, k: Any, v: Any, *rest: Any) -> Any:
     """Keys and values hear only the first of the query heads that share them."""
     lse, delta, dout, first, last = rest
-    true = OPS_BEFORE["attention_grad"].eval
+    true = true_eval("attention_grad")
     dq, _, _ = true(q, k, v, *rest)
     heard = np.arange(q.shape[1]) % (q.shape[1] // k.shape[1]) == 0
     delta, dout = delta * heard, dout * heard[:, None]
@@ -235,7 +239,7 @@ def scatter_overwriting(x: Any, ids: Any, *, rows: int) -> Any:
 
 
 def scatter_shifted(x: Any, ids: Any, *, rows: int) -> Any:
-    return np.roll(OPS_BEFORE["scatter_add_rows"].eval(x, ids, rows=rows), 1, axis=0)
+    return np.roll(true_eval("scatter_add_rows")(x, ids, rows=rows), 1, axis=0)
 
 
 def gather_in_reverse(table: Any, ids: Any) -> Any:
@@ -262,7 +266,7 @@ def loss_with(spread: Any = "both", peak: Any = "nll", factor: float = 1.0) -> A
 def loss_grad_of_skipped_rows(*operands: Any) -> Any:
     """Rows without a label are taken for rows labelled 0."""
     spread, peak, h, table, labels, lse = operands
-    true = OPS_BEFORE["linear_cross_entropy_grad"].eval
+    true = true_eval("linear_cross_entropy_grad")
     return true(spread, peak, h, table, np.maximum(labels, 0), lse)
 
 
@@ -270,7 +274,7 @@ def loss_grad_of_first_half(*operands: Any) -> Any:
     spread, peak, h, table, labels, lse = operands
     half = table.copy()
     half[len(half) // 2 :] = 0
-    return OPS_BEFORE["linear_cross_entropy_grad"].eval(spread, peak, h, half, labels, lse)
+    return true_eval("linear_cross_entropy_grad")(spread, peak, h, half, labels, lse)
 
 
 SQUARE = (4, 4, 4)

@@ -519,8 +519,9 @@ LOGITS = np.array([1.0, -0.5, 0.3, 2.0, 0.0, 1.2, -1.0, 0.7])
 
 
 def softmax(z: Array) -> Array:
-    e: Array = np.exp(z - z.max())
-    return e / e.sum()
+    e = np.exp(z - z.max())
+    result: Array = e / e.sum()
+    return result
 
 
 @pytest.mark.parametrize(("temperature", "draws"), [(1.0, 20000), (0.5, 3000), (2.0, 3000)])

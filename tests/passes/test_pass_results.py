@@ -96,21 +96,21 @@ def test_the_surrogate_is_close_to_the_quantized_model(seed: int) -> None:
     graph = PassManager(parse_pipeline("surrogate")).run(loss_graph(CONFIG, TOKENS))
     assert not any("q8" in str(v.type) for node in graph.nodes for v in node.outputs)
     given = {**model_values(seed=seed), **batch_values(BATCH)}
-    quantized = evaluate(loss_graph(CONFIG, TOKENS), given)["nll"]
-    np.testing.assert_allclose(evaluate(graph, given)["nll"], quantized, atol=0.5, rtol=0.1)
-    assert np.any(evaluate(graph, given)["nll"] != quantized)
+    quantized = np.asarray(evaluate(loss_graph(CONFIG, TOKENS), given)["nll"])
+    smooth = np.asarray(evaluate(graph, given)["nll"])
+    np.testing.assert_allclose(smooth, quantized, atol=0.5, rtol=0.1)
+    assert np.any(smooth != quantized)
 
 
 def test_double_precision_agrees_with_single() -> None:
     smooth = staged("lora,surrogate,promote", TOKENS)
     given = values(smooth["2-surrogate"])
-    single = evaluate(smooth["2-surrogate"], given)["nll"]
+    single = np.asarray(evaluate(smooth["2-surrogate"], given)["nll"])
     doubles = {
         name: v.astype(np.float64) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v
         for name, v in given.items()
     }
-    double = evaluate(smooth["3-promote"], doubles)["nll"]
-    assert isinstance(double, np.ndarray)
+    double = np.asarray(evaluate(smooth["3-promote"], doubles)["nll"])
     assert double.dtype == np.float64
     np.testing.assert_allclose(single, double, rtol=1e-4, atol=1e-5)
 
