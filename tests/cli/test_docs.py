@@ -1,0 +1,64 @@
+"""What the documentation shows is what the code gives."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page, language):
+    """The code blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands(page):
+    """The words of every `bitgraph` command line on a page."""
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["bitgraph"]:
+                yield words[1:]
+
+
+def test_the_graph_of_the_architecture_page(bitgraph, tmp_path):
+    page = ROOT / "docs" / "architecture.md"
+    before, after = (text for text in blocks(page, "text") if text.startswith("graph"))
+    ((name, file, *options),) = commands(page)
+    path = tmp_path / file
+    path.write_text(before)
+    result = bitgraph(name, path, *options)
+    assert (result.code, result.out) == (0, after)
+
+
+def test_the_commands_of_the_readme(bitgraph, model, data, tmp_path, monkeypatch):
+    """All but the one that writes a gigabyte, in their order, as a newcomer would run them."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model, "model.gguf")
+    for name in ("train.json", "eval.json"):
+        shutil.copy(data, name)
+    names = set()
+    for words in commands(ROOT / "README.md"):
+        if "2b-4t" not in words:
+            result = bitgraph(*words)
+            assert result.code == 0, (words, result.err)
+            names.add(words[0])
+    assert names >= {"train", "generate", "inspect", "init", "opt"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_that_are_named_exist(page):
+    """`graph/ir.py` and the like; what stands for a path of the reader's is in capitals."""
+    for path in re.findall(r"`((?:\w+/)+[\w.]*)`", page.read_text()):
+        if path.split("/")[0] not in ("runs", "adapter"):
+            assert (ROOT / path).exists(), path
