@@ -13,7 +13,8 @@
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint COLUMNS = 1;
 layout(constant_id = 2) const float EPS = 1e-5;
-layout(local_size_x = 256) in;
+layout(constant_id = 3) const uint WORKGROUP = 256;
+layout(local_size_x_id = 3) in;
 layout(binding = 0, std430) readonly buffer Dy { float dy[]; };
 layout(binding = 0, std430) readonly buffer Dy4 { vec4 dy4[]; };
 layout(binding = 1, std430) readonly buffer X { float x[]; };

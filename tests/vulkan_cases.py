@@ -20,13 +20,15 @@ from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Alias, Graph, Input, Role
 from bitgraph.graph.ops.record import Case
 from bitgraph.graph.tensors import HostValue
-from op_cases import draw
+from op_cases import assert_same_bits, draw
 
 if TYPE_CHECKING:
     from bitgraph.backends.vulkan.device import Device
 
-TINY = Limits(max_range=1024, alignment=64, max_groups=3)
-"""Limits that force tables apart and workgroups into y."""
+FOLDED = Limits(max_groups=23)
+"""Workgroups go into y soon."""
+SPLIT = Limits(max_range=1 << 16, alignment=64, max_groups=23)
+"""And what is larger than 64 KiB has to be bound in parts."""
 
 _POISON = 0xFFFFFFFF
 
@@ -112,6 +114,22 @@ def run_on_device(
     device = kernel_device()
     plan = make_plan(graph, limits or device_limits())
     return run_case_on_device(device, graph, plan, values)
+
+
+def run_shuffled(
+    graph: Graph, values: Mapping[str, HostValue], limits: Limits | None = None
+) -> dict[str, HostValue]:
+    """A graph's outputs from the schedule runner, the same in whatever order it runs."""
+    first = simulate(graph, values, limits, 0)
+    for seed in (1, 2):
+        again = simulate(graph, values, limits, seed)
+        for name, value in first.items():
+            assert_same_bits(value, again[name])
+    return first
+
+
+RUNS = [pytest.param(run_shuffled, id="runner"), pytest.param(run_on_device, id="device")]
+"""For tests that hold of both: called with a graph, values and limits, the outputs."""
 
 
 def in_place(graph: Graph, *pairs: tuple[int, int]) -> Graph:

@@ -37,7 +37,13 @@ def _rms_norm_weight_grad(lowering: Lowering, node: Node) -> None:
 
 def _constants(node: Node) -> dict[str, int | float]:
     rows, columns = node.inputs[0].type.shape
-    return {"ROWS": rows, "COLUMNS": columns, "EPS": node.attributes["eps"]}
+    sizes = {"ROWS": rows, "COLUMNS": columns, "WORKGROUP": row_workgroup(columns)}
+    return {**sizes, "EPS": node.attributes["eps"]}
+
+
+def row_workgroup(columns: int) -> int:
+    """Invocations of a workgroup that reduces a row, four columns at a time: 32 to 256."""
+    return min(256, max(32, 1 << (-(-columns // 4) - 1).bit_length()))
 
 
 def _row_groups(lowering: Lowering, node: Node) -> tuple[int, int, int]:

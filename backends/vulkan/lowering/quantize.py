@@ -3,13 +3,15 @@
 from ....graph.ir import Node
 from .calls import Lowering, Meaning, Rule, groups_for
 from .meanings import of_op
+from .norm import row_workgroup
 
 
 def _quantize(lowering: Lowering, node: Node) -> None:
     (x,), (q,) = node.inputs, node.outputs
     rows, columns = x.type.shape
     groups = groups_for(rows, 1, lowering.limits)
-    lowering.call("quantize", groups, {"ROWS": rows, "COLUMNS": columns}, x=x, q=q)
+    constants = {"ROWS": rows, "COLUMNS": columns, "WORKGROUP": row_workgroup(columns)}
+    lowering.call("quantize", groups, constants, x=x, q=q)
 
 
 RULES: dict[str, Rule] = {"quantize": _quantize}

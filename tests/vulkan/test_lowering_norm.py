@@ -1,0 +1,102 @@
+"""Normalization on Vulkan against NumPy: planned and shuffled, and on a device."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+from bitgraph.backends.numpy.evaluate import evaluate
+from bitgraph.backends.vulkan.limits import Limits
+from bitgraph.graph.ir import Graph
+from bitgraph.graph.ops import FAMILIES, OPS
+from bitgraph.graph.ops.record import Case, OpDef
+from bitgraph.graph.tensors import HostValue
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from op_cases import assert_close, assert_same_bits, fixed_cases, one_op_graph, random_cases
+from vulkan_cases import FOLDED, RUNS, run_on_device, values_of
+
+Run: TypeAlias = Callable[..., dict[str, HostValue]]
+
+FAMILY = FAMILIES["norm"]
+TOLERANCE = 2e-6
+"""Beside the largest element: sums of up to 6912 squares in another order."""
+
+
+def assert_right(graph: Graph, values: dict[str, HostValue], outputs: dict[str, HostValue]) -> None:
+    for name, want in evaluate(graph, values).items():
+        assert_close(outputs[name], want, TOLERANCE)
+
+
+@pytest.mark.parametrize("limits", [Limits(), FOLDED], ids=["large", "folded"])
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(("op", "case"), fixed_cases(FAMILY))
+def test_fixed_cases(op: OpDef, case: Case, run: Run, limits: Limits) -> None:
+    graph = one_op_graph(op, case)
+    values = values_of(graph, case)
+    assert_right(graph, values, run(graph, values, limits))
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("op", FAMILY, ids=lambda op: op.name)
+def test_random_cases(op: OpDef, run: Run) -> None:
+    @settings(max_examples=4, derandomize=True, deadline=None)
+    @given(random_cases(op), st.integers(0, 2**16))
+    def check(case: Case, seed: int) -> None:
+        graph = one_op_graph(op, case)
+        values = values_of(graph, case, seed)
+        assert_right(graph, values, run(graph, values))
+
+    check()
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("size", [1e-20, 1e-3, 1e10])
+@pytest.mark.parametrize("op", FAMILY, ids=lambda op: op.name)
+def test_rows_of_all_sizes(op: OpDef, size: float, run: Run) -> None:
+    """Beside an ordinary row: what stands before the FFN's norm reaches 1e10 on real text."""
+    case = op.cases.make(3, 300)
+    graph = one_op_graph(op, case)
+    values = values_of(graph, case)
+    x = values["x0" if op.name == "rms_norm" else "x1"]
+    assert isinstance(x, np.ndarray)
+    x[1] *= np.float32(size)
+    outputs = run(graph, values)
+    (want,), (got,) = evaluate(graph, values).values(), outputs.values()
+    assert np.all(np.isfinite(got))
+    np.testing.assert_allclose(got, want, rtol=2e-4, atol=1e-6 * np.abs(want[-1]).max())
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("op", FAMILY, ids=lambda op: op.name)
+def test_a_row_of_zeros(op: OpDef, run: Run) -> None:
+    case = op.cases.make(2, 8)
+    graph = one_op_graph(op, case)
+    values = {name: np.array(value) for name, value in values_of(graph, case).items()}
+    values["x0" if op.name == "rms_norm" else "x1"][0] = 0
+    assert_right(graph, values, run(graph, values))
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("op", ["rms_norm", "rms_norm_grad"])
+def test_what_is_not_finite_stays_in_its_row_and_is_not_hidden(
+    op: str, bad: float, run: Run
+) -> None:
+    case = OPS[op].cases.make(4, 300)
+    graph = one_op_graph(OPS[op], case)
+    values = {name: np.array(value) for name, value in values_of(graph, case).items()}
+    values["x0"][2, 299] = bad
+    (y,) = run(graph, values).values()
+    assert isinstance(y, np.ndarray)
+    np.testing.assert_array_equal(np.isfinite(y).all(axis=1), [True, True, False, True])
+
+
+@pytest.mark.parametrize("op", FAMILY, ids=lambda op: op.name)
+def test_results_repeat_bit_for_bit(op: OpDef) -> None:
+    case = op.cases.make(33, 6912)
+    graph = one_op_graph(op, case)
+    values = values_of(graph, case)
+    (first,) = run_on_device(graph, values).values()
+    (again,) = run_on_device(graph, values).values()
+    assert_same_bits(first, again)
