@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --editable
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
 
@@ -27,6 +28,7 @@ help:
 	@echo "make clean       remove $(VENV), caches and runs/"
 
 setup: $(VENV)/.ready
+	@echo "bitgraph is ready: $(BIN)/bitgraph --help"
 
 # The stamps make a repeated call quick; pyproject.toml is what the installation follows from.
 $(BIN)/python:
@@ -34,17 +36,17 @@ $(BIN)/python:
 
 $(VENV)/.ready: pyproject.toml | $(BIN)/python
 	@echo "installing bitgraph into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(INSTALL) .
 	@touch $@
 
 $(VENV)/.ready-dev: pyproject.toml | $(BIN)/python
 	@echo "installing bitgraph and its development tools into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.ready
 
 $(VENV)/.ready-torch: pyproject.toml | $(BIN)/python
 	@echo "installing PyTorch and PEFT into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,torch]' $(TORCH)
+	@$(INSTALL) '.[dev,torch]' $(TORCH)
 	@touch $@ $(VENV)/.ready-dev $(VENV)/.ready
 
 # mypy does not follow an editable install, so it is shown the packages under their import name.
@@ -80,4 +82,4 @@ endif
 	@echo; echo "The adapter lies in $(DEMO)/adapter, in PEFT's format."
 
 clean:
-	rm -rf $(VENV) runs build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-ci runs build bitgraph.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
