@@ -69,6 +69,7 @@ class Ternary:
     scale: float
     shape: tuple[int, ...]
     _dense: dict[np.dtype[Any], Array] = field(default_factory=dict, repr=False)
+    _transposed: dict[np.dtype[Any], Array] = field(default_factory=dict, repr=False)
 
     @classmethod
     def pack(cls, codes: npt.NDArray[Any], scale: float) -> "Ternary":
@@ -84,9 +85,19 @@ class Ternary:
         kept = self._dense.get(np.dtype(dtype))
         return kept if kept is not None else self.codes().astype(dtype)
 
+    def dense_transposed(self, dtype: npt.DTypeLike) -> Array:
+        """The transpose of `dense`: contiguous if it is kept, else a view."""
+        kept = self._transposed.get(np.dtype(dtype))
+        return kept if kept is not None else self.dense(dtype).T
+
     def keep_dense(self, dtype: npt.DTypeLike) -> None:
-        """Decode once and keep the floats: 16 times the memory, no decoding at each use."""
-        self._dense[np.dtype(dtype)] = self.dense(dtype)
+        """Decode once and keep the floats both ways round, as products want them.
+
+        That takes 32 times the memory of the codes, and saves decoding at each use.
+        """
+        dense = self.dense(dtype)
+        self._dense[np.dtype(dtype)] = dense
+        self._transposed[np.dtype(dtype)] = np.ascontiguousarray(dense.T)
 
     @property
     def nbytes(self) -> int:

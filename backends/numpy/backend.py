@@ -72,7 +72,7 @@ class NumpyBackend:
         packed = isinstance(value, Ternary)
         if not packed and not (isinstance(value, np.ndarray) and value.dtype == np.float16):
             return value
-        size = 4 * int(np.prod(value.shape))
+        size = (8 if packed else 4) * int(np.prod(value.shape))
         if self._dense_bytes + size > DENSE_BUDGET:
             return value
         self._dense_bytes += size

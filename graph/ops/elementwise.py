@@ -237,7 +237,7 @@ def _row_dot_type(a: TensorType, b: TensorType) -> TensorType:
 
 
 def _row_dot(a: Array, b: Array) -> Array:
-    result: Array = np.einsum("...d,...d->...", a, b)
+    result: Array = np.vecdot(a, b)
     return result
 
 

@@ -68,11 +68,11 @@ def _ternary_matmul_type(x: TensorType, w: TensorType) -> TensorType:
 def _ternary_matmul(x: Array | Quantized, w: Ternary) -> Array:
     if isinstance(x, Quantized):
         dtype = x.scale.dtype
-        y: Array = x.codes.astype(dtype) @ w.dense(dtype).T
+        y: Array = x.codes.astype(dtype) @ w.dense_transposed(dtype)
         y /= x.scale
     else:
         dtype = x.dtype
-        y = x @ w.dense(dtype).T
+        y = x @ w.dense_transposed(dtype)
     y *= dtype.type(w.scale)
     return y
 

@@ -25,7 +25,7 @@ _FIXED = ((1, 1), (5, 7), (64, 512), (33, 6912))
 
 
 def _inverse_rms(x: Array, eps: float) -> Array:
-    mean_square = np.einsum("nd,nd->n", x, x)[:, None] / x.dtype.type(x.shape[1])
+    mean_square = np.vecdot(x, x)[:, None] / x.dtype.type(x.shape[1])
     result: Array = 1 / np.sqrt(mean_square + x.dtype.type(eps))
     return result
 
@@ -68,7 +68,7 @@ def _rms_norm_grad_type(
 def _rms_norm_grad(dy: Array, x: Array, weight: Array, *, eps: float) -> Array:
     r = _inverse_rms(x, eps)
     g = dy * weight
-    projection = np.einsum("nd,nd->n", g, x)[:, None] / x.dtype.type(x.shape[1])
+    projection = np.vecdot(g, x)[:, None] / x.dtype.type(x.shape[1])
     g -= x * (r * r * projection)
     g *= r
     return g
