@@ -16,6 +16,7 @@ from .init import init
 from .inspect import inspect
 from .opt import opt
 from .train import train
+from .verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,7 +25,7 @@ def cli() -> None:
     """LoRA fine-tuning and generation for BitNet b1.58."""
 
 
-for command in (train, generate, devices, init, inspect, opt):
+for command in (train, generate, devices, init, inspect, opt, verify):
     cli.add_command(command)
 
 

@@ -21,7 +21,11 @@ class Pending(Protocol):
         ...
 
     def results(self) -> list[dict[str, Array]]:
-        """Wait for the steps; the outputs of each, without those that took an input's place."""
+        """Wait for the steps; the outputs of each, without those that took an input's place.
+
+        They are arrays, as graphs of models return them; an output of a packed type comes as its
+        host value.
+        """
         ...
 
 

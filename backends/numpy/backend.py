@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -131,8 +131,7 @@ class NumpyProgram:
                 del environment[name]
         results: dict[str, Array] = {}
         for value in self.graph.outputs:
-            result = environment[value.name]
-            assert isinstance(result, np.ndarray)
+            result = cast(Array, environment[value.name])
             if value.name in self._donated:
                 self._backend.values[self._donated[value.name]] = result
             else:

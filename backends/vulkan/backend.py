@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -172,9 +173,7 @@ class VulkanProgram:
         for value in self._outputs:
             size = value.type.nbytes
             data = self._own[log_of(value.name)].view[step * size : (step + 1) * size]
-            result = view(data, value.type)
-            assert isinstance(result, np.ndarray)
-            results[value.name] = result.copy()
+            results[value.name] = cast(Array, view(data.copy(), value.type))
         return results
 
     def _ready(self) -> Recording:

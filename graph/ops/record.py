@@ -4,11 +4,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ..ir import Attr, Node, Value
+from ..ir import Node, Value
 from ..tensors import HostValue
 from ..types import TensorType
 
@@ -36,7 +36,7 @@ class Case:
     """One concrete application of an op, to be run, differentiated and timed."""
 
     operands: tuple[Operand, ...]
-    attrs: dict[str, Attr] = field(default_factory=dict)
+    attrs: dict[str, Any] = field(default_factory=dict)
 
     def draw(self, rng: np.random.Generator) -> tuple[HostValue, ...]:
         """Host values for the operands."""
