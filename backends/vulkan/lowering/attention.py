@@ -1,6 +1,187 @@
-"""Rules and meanings of the kernels for the family `attention`."""
+"""Rules and meanings of the kernels for the family `attention`: attention and its gradient."""
 
-from .calls import Meaning, Rule
+import math
+from collections.abc import Mapping
 
-RULES: dict[str, Rule] = {}
-MEANINGS: dict[str, Meaning] = {}
+import numpy as np
+
+from ....graph.ir import Node
+from ....graph.ops import op_def
+from ....graph.tensors import Array, HostValue
+from ....graph.types import GraphError, tensor
+from ..limits import Limits
+from .calls import Lowering, Meaning, Rule, groups_for
+from .meanings import arrays, of_op
+
+_FEW_ROWS = 4
+"""Queries up to which their keys are split over workgroups."""
+_SPAN = 256
+"""Keys of one of those workgroups."""
+_MOST_SHARED = 8
+"""Query heads that one of those workgroups works on."""
+_SPLIT_THREADS = 128
+_HIDDEN = -1e30
+"""Log of the sum over no keys, as attention_split writes it."""
+
+
+def _attention(lowering: Lowering, node: Node) -> None:
+    q, k, v, first, last = node.inputs
+    out, lse = node.outputs
+    if q.type.shape[0] <= _FEW_ROWS:
+        _attention_by_spans(lowering, node)
+        return
+    rows, heads, _ = q.type.shape
+    constants = _tile_constants(lowering.limits, node)
+    groups = (-(-rows // (4 * int(constants["LANES"]))), heads, 1)
+    operands = {"q": q, "k": k, "v": v, "first": first, "last": last}
+    lowering.call("attention", groups, constants, **operands, o=out, lse=lse)
+
+
+def _attention_by_spans(lowering: Lowering, node: Node) -> None:
+    q, k, v, first, last = node.inputs
+    out, lse = node.outputs
+    rows, heads, width = q.type.shape
+    shared = heads // k.type.shape[1]
+    share = max(n for n in range(1, _MOST_SHARED + 1) if shared % n == 0)
+    spans = -(-k.type.shape[0] // _SPAN)
+    constants = {
+        **_sizes(node),
+        "SPANS": spans,
+        "SPAN": min(_SPAN, k.type.shape[0]),
+        "SHARE": share,
+        "LANES": _SPLIT_THREADS >> (share - 1).bit_length(),
+    }
+    parts = out, lse
+    if spans > 1:
+        parts = (
+            lowering.scratch(tensor("f32", rows, spans, heads, width)),
+            lowering.scratch(tensor("f32", rows, spans, heads)),
+        )
+    operands = {"q": q, "k": k, "v": v, "first": first, "last": last}
+    groups = (spans, heads // share, rows)
+    lowering.call("attention_split", groups, constants, **operands, o=parts[0], lse=parts[1])
+    if spans > 1:
+        constants = {"ROWS": rows, "HEADS": heads, "WIDTH": width, "SPANS": spans}
+        operands = {"span_o": parts[0], "span_lse": parts[1], "o": out, "lse": lse}
+        lowering.call("attention_merge", (heads, rows, 1), constants, **operands)
+
+
+def _attention_grad(lowering: Lowering, node: Node) -> None:
+    names = ("q", "k", "v", "lse", "delta", "dout", "first", "last")
+    operands = dict(zip(names, node.inputs, strict=True))
+    dq, dk, dv = node.outputs
+    rows, heads, width = dq.type.shape
+    keys, kv_heads, _ = dk.type.shape
+    constants = _tile_constants(lowering.limits, node)
+    tile = 4 * int(constants["LANES"])
+    lowering.call("attention_dq", (-(-rows // tile), heads, 1), constants, **operands, dq=dq)
+    groups = (-(-keys // tile), heads, 1)
+    if heads == kv_heads:
+        lowering.call("attention_dkv", groups, constants, **operands, dk=dk, dv=dv)
+        return
+    each = tensor("f32", keys, heads, width)
+    head_dk, head_dv = lowering.scratch(each), lowering.scratch(each)
+    lowering.call("attention_dkv", groups, constants, **operands, dk=head_dk, dv=head_dv)
+    lowering.call(
+        "attention_share",
+        groups_for(dk.type.size, 256, lowering.limits),
+        {"KEYS": keys, "HEADS": heads, "KV_HEADS": kv_heads, "WIDTH": width},
+        head_dk=head_dk,
+        head_dv=head_dv,
+        dk=dk,
+        dv=dv,
+    )
+
+
+def _sizes(node: Node) -> dict[str, int | float]:
+    rows, heads, width = node.inputs[0].type.shape
+    keys, kv_heads, _ = node.inputs[1].type.shape
+    scale = float(np.float32(1 / math.sqrt(width)))
+    sizes = {"ROWS": rows, "KEYS": keys, "HEADS": heads, "KV_HEADS": kv_heads, "WIDTH": width}
+    return {**sizes, "SCALE": scale}
+
+
+def _tile_constants(limits: Limits, node: Node) -> dict[str, int | float]:
+    """Sizes, and the largest tile that fits the device's shared memory."""
+    width = node.inputs[0].type.shape[2]
+    for lanes in (16, 8):
+        fits = _shared_bytes(lanes, width) <= limits.shared_memory and width <= 16 * lanes
+        if fits:
+            return {**_sizes(node), "LANES": lanes, "WORKGROUP": lanes * lanes}
+    raise GraphError(f"attention heads of width {width} are too wide for this device")
+
+
+def _shared_bytes(lanes: int, width: int) -> int:
+    """What attention.glsl declares: slices, matrix, low and high."""
+    tile = 4 * lanes
+    slices = max(2 * tile * 5, 16 * -(-width // 4))
+    return 16 * (slices + tile * (lanes + 1)) + 8
+
+
+def _evaluate(op: str, *operands: Array) -> tuple[Array, ...]:
+    results = op_def(op).eval(*operands)
+    assert isinstance(results, tuple)
+    return tuple(np.asarray(result) for result in results)
+
+
+def _gradients(operands: Mapping[str, HostValue], *, each: bool) -> tuple[Array, Array, Array]:
+    """Results of attention_grad, those for keys and values of each query head apart if asked."""
+    q, k, v = arrays(operands, "q", "k", "v")
+    if each:
+        k, v = (np.repeat(x, q.shape[1] // x.shape[1], axis=1) for x in (k, v))
+    others = arrays(operands, "lse", "delta", "dout", "first", "last")
+    dq, dk, dv = _evaluate("attention_grad", q, k, v, *others)
+    return dq, dk, dv
+
+
+def _dq_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    (dq,) = arrays(operands, "dq")
+    dq[...], _, _ = _gradients(operands, each=False)
+
+
+def _dkv_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    dk, dv = arrays(operands, "dk", "dv")
+    _, dk[...], dv[...] = _gradients(operands, each=True)
+
+
+def _share_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    for name in ("dk", "dv"):
+        target, each = arrays(operands, name, f"head_{name}")
+        keys, kv_heads, width = target.shape
+        target[...] = each.reshape(keys, kv_heads, -1, width).sum(axis=2)
+
+
+def _split_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    q, k, v, first, last, o, lse = arrays(operands, "q", "k", "v", "first", "last", "o", "lse")
+    span = int(constants["SPAN"])
+    for row, number in np.ndindex(o.shape[:2]):
+        low = max(first[row], number * span)
+        high = min(last[row], number * span + span - 1)
+        if low > high:
+            o[row, number], lse[row, number] = 0, _HIDDEN
+            continue
+        seen, one = slice(low, high + 1), slice(row, row + 1)
+        all_seen = np.zeros(1, np.int32), np.array([high - low], np.int32)
+        (o[row, number],), (lse[row, number],) = _evaluate(
+            "attention", q[one], k[seen], v[seen], *all_seen
+        )
+
+
+def _merge_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    span_o, span_lse, o, lse = arrays(operands, "span_o", "span_lse", "o", "lse")
+    top = span_lse.max(axis=1)
+    weights = np.exp(span_lse - top[:, None])
+    total = weights.sum(axis=1)
+    o[...] = (weights[..., None] * span_o).sum(axis=1) / total[..., None]
+    lse[...] = top + np.log(total)
+
+
+RULES: dict[str, Rule] = {"attention": _attention, "attention_grad": _attention_grad}
+MEANINGS: dict[str, Meaning] = {
+    **dict([of_op("attention", "attention")]),
+    "attention_split": _split_meaning,
+    "attention_merge": _merge_meaning,
+    "attention_dq": _dq_meaning,
+    "attention_dkv": _dkv_meaning,
+    "attention_share": _share_meaning,
+}
