@@ -98,9 +98,6 @@ class NumpyProgram:
     """A graph and its stages."""
 
     def __init__(self, backend: NumpyBackend, graph: Graph) -> None:
-        for value in graph.outputs:
-            if value.type.dtype in (DType.T2, DType.Q8):
-                raise GraphError(f"{value} is {value.type}: packed values are not returned")
         self.graph = graph
         self._backend = backend
         self._stages = plan_stages(graph)

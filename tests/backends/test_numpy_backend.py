@@ -330,10 +330,12 @@ def test_staged_steps_run_in_order() -> None:
     assert program.start().results()[0]["l"][0, 0] == 9
 
 
-def test_packed_values_are_not_returned() -> None:
+def test_packed_outputs_come_as_host_values() -> None:
     graph = read("graph @g {\n input %x: f32[2,3]\n %q: q8[2,3] = quantize(%x)\n return %q\n}")
-    with pytest.raises(GraphError, match=r"%q is q8\[2,3\]: packed values are not returned"):
-        NumpyBackend(threads=1).compile(graph)
+    x = np.array([[1, -2, 0.5], [0, 0, 0]], np.float32)
+    codes = NumpyBackend(threads=1).compile(graph).run({"x": x})["q"]
+    assert isinstance(codes, Quantized)
+    assert codes.codes.tolist() == [[64, -127, 32], [0, 0, 0]]
 
 
 def test_an_error_in_a_task_reaches_the_caller() -> None:
