@@ -551,6 +551,12 @@ def test_filters_keep_the_best_and_their_proportions(
     assert chi_square(ids, np.where(mask, softmax(np.where(mask, LOGITS, -np.inf)), 0)) < 29.9
 
 
+def test_the_smallest_set_that_reaches_top_p_is_kept() -> None:
+    """Four equal tokens: two of them hold one half exactly, and ties go to the lower id."""
+    ids = sample(np.zeros((300, 4)), 1.0, top_p=0.5)
+    assert set(ids.tolist()) == {0, 1}
+
+
 def test_a_draw_depends_on_seed_and_position_alone() -> None:
     logits = np.tile(LOGITS, (200, 1))
     ids = sample(logits, seed=5)
