@@ -11,7 +11,8 @@
 //   2 write s f32[PARTS]
 layout(constant_id = 0) const uint COUNT = 1;
 layout(constant_id = 1) const uint PARTS = 1;
-layout(local_size_x = 256) in;
+layout(constant_id = 2) const uint WORKGROUP = 256;
+layout(local_size_x_id = 2) in;
 layout(binding = 0, std430) readonly buffer A { float a[]; };
 layout(binding = 1, std430) readonly buffer B { float b[]; };
 layout(binding = 2, std430) writeonly buffer S { float s[]; };
@@ -27,7 +28,7 @@ void main() {
   }
   const uint end = min((part + 1) * RUN, COUNT);
   float sum = 0;
-  for (uint i = part * RUN + gl_LocalInvocationIndex; i < end; i += gl_WorkGroupSize.x) {
+  for (uint i = part * RUN + gl_LocalInvocationIndex; i < end; i += WORKGROUP) {
     sum += a[i] * b[i];
   }
   sum = workgroup_sum(sum);

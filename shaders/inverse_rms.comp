@@ -26,7 +26,7 @@ void main() {
     return;
   }
   float squares = 0;
-  for (uint i = gl_LocalInvocationIndex; i < COLUMNS4; i += gl_WorkGroupSize.x) {
+  for (uint i = gl_LocalInvocationIndex; i < COLUMNS4; i += WORKGROUP) {
     const vec4 value = x_at(row, i);
     squares += dot(value, value);
   }

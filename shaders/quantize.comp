@@ -49,13 +49,13 @@ void main() {
     return;
   }
   uint top = floatBitsToUint(1e-5);
-  for (uint i = gl_LocalInvocationIndex; i < COLUMNS4; i += gl_WorkGroupSize.x) {
+  for (uint i = gl_LocalInvocationIndex; i < COLUMNS4; i += WORKGROUP) {
     const vec4 value = x_at(row, i);
     top = max(top, max(magnitude(value.x), magnitude(value.y)));
     top = max(top, max(magnitude(value.z), magnitude(value.w)));
   }
   const float scale = scale_for(uintBitsToFloat(workgroup_max(top)));
-  for (uint i = gl_LocalInvocationIndex; i < COLUMNS4; i += gl_WorkGroupSize.x) {
+  for (uint i = gl_LocalInvocationIndex; i < COLUMNS4; i += WORKGROUP) {
     const uvec4 code = uvec4(ivec4(clamp(roundEven(x_at(row, i) * scale), -128, 127))) & 0xff;
     q[row * COLUMNS4 + i] = code.x | code.y << 8 | code.z << 16 | code.w << 24;
   }

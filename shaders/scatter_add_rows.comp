@@ -13,14 +13,18 @@ layout(constant_id = 0) const uint TABLE_ROWS = 1;
 layout(constant_id = 1) const uint COLUMNS = 1;
 layout(constant_id = 2) const uint COUNT = 1;
 layout(constant_id = 3) const uint FIRST = 0;
-layout(local_size_x = 256) in;
+layout(constant_id = 4) const uint WORKGROUP = 256;
+layout(local_size_x_id = 4) in;
 layout(binding = 0, std430) readonly buffer X { float x[]; };
 layout(binding = 1, std430) readonly buffer Ids { int ids[]; };
 layout(binding = 2, std430) buffer T { float t[]; };
 #include "index.glsl"
 #include "reduce.glsl"
 
-shared bool hits[256];
+// WORKGROUP - n for the first invocation n that has a hit, 0 if none has.
+uint next(bool hit) {
+  return workgroup_max(hit ? WORKGROUP - gl_LocalInvocationIndex : 0);
+}
 
 void main() {
   const uint row = group(), self = gl_LocalInvocationIndex;
@@ -28,21 +32,16 @@ void main() {
     return;
   }
   // Each invocation has columns of its own, so it sees what it wrote.
-  for (uint i = self; i < COLUMNS; i += 256) {
+  for (uint i = self; i < COLUMNS; i += WORKGROUP) {
     t[row * COLUMNS + i] = 0;
   }
-  for (uint begin = 0; begin < COUNT; begin += 256) {
-    const bool hit = begin + self < COUNT && uint(ids[begin + self]) == FIRST + row;
-    barrier();
-    hits[self] = hit;
-    if (workgroup_max(uint(hit)) == 0) {
-      continue;
-    }
-    for (uint n = 0; n < 256; n++) {
-      if (hits[n]) {
-        for (uint i = self; i < COLUMNS; i += 256) {
-          t[row * COLUMNS + i] += x[(begin + n) * COLUMNS + i];
-        }
+  for (uint begin = 0; begin < COUNT; begin += WORKGROUP) {
+    bool hit = begin + self < COUNT && uint(ids[begin + self]) == FIRST + row;
+    for (uint left = next(hit); left > 0; left = next(hit)) {
+      const uint n = WORKGROUP - left;
+      hit = hit && self != n;
+      for (uint i = self; i < COLUMNS; i += WORKGROUP) {
+        t[row * COLUMNS + i] += x[(begin + n) * COLUMNS + i];
       }
     }
   }

@@ -13,7 +13,8 @@ layout(constant_id = 0) const uint CACHE_ROWS = 1;
 layout(constant_id = 1) const uint COLUMNS = 1;
 layout(constant_id = 2) const uint COUNT = 1;
 layout(constant_id = 3) const uint FIRST = 0;
-layout(local_size_x = 256) in;
+layout(constant_id = 4) const uint WORKGROUP = 256;
+layout(local_size_x_id = 4) in;
 layout(binding = 0, std430) buffer Cache { float cache[]; };
 layout(binding = 0, std430) buffer Cache4 { vec4 cache4[]; };
 layout(binding = 1, std430) readonly buffer X { float x[]; };
@@ -31,12 +32,12 @@ void main() {
     return;
   }
   bool superseded = false;
-  for (uint k = n + 1 + gl_LocalInvocationIndex; k < COUNT; k += gl_WorkGroupSize.x) {
+  for (uint k = n + 1 + gl_LocalInvocationIndex; k < COUNT; k += WORKGROUP) {
     superseded = superseded || slots[k] == slots[n];
   }
   const uint row = uint(slots[n]) - FIRST;
   if (workgroup_max(uint(superseded)) == 0 && row < CACHE_ROWS) {
-    for (uint i = gl_LocalInvocationIndex; i < COLUMNS4; i += gl_WorkGroupSize.x) {
+    for (uint i = gl_LocalInvocationIndex; i < COLUMNS4; i += WORKGROUP) {
       cache_set(row, i, x_at(n, i));
     }
   }

@@ -169,6 +169,15 @@ def groups_for(count: int, size: int, limits: Limits) -> tuple[int, int, int]:
     return -(-groups // y), y, 1
 
 
+def reducing_workgroup(items: int, limits: Limits) -> int:
+    """Invocations of a workgroup that reduces so many items to one.
+
+    At most eight subgroups: each invocation adds up what the subgroups have found.
+    """
+    needed = 1 << max(items - 1, 31).bit_length()
+    return min(needed, 8 * limits.subgroup, 256)
+
+
 Rule: TypeAlias = Callable[[Lowering, Node], None]
 Meaning: TypeAlias = Callable[[Mapping[str, int | float], Mapping[str, HostValue]], None]
 """What a kernel does, in NumPy: (constants, operands by name), writing into the operands."""

@@ -7,7 +7,7 @@ import numpy as np
 from ....graph.ir import Node
 from ....graph.tensors import HostValue
 from ....graph.types import tensor
-from .calls import Lowering, Meaning, Part, Rule, groups_for, runs_of
+from .calls import Lowering, Meaning, Part, Rule, groups_for, reducing_workgroup, runs_of
 from .copies import flat_groups
 from .meanings import arrays, of_op
 
@@ -57,16 +57,19 @@ def _full_like(lowering: Lowering, node: Node) -> None:
 def _dot(lowering: Lowering, node: Node) -> None:
     (total,) = node.outputs
     runs = list(runs_of(lowering.limits, *node.inputs))
+    workgroup = reducing_workgroup(runs[0][0], lowering.limits)
     if len(runs) == 1 and runs[0][0] <= _SMALL_DOT:
         count, (a, b) = runs[0]
-        lowering.call("dot", (1, 1, 1), {"COUNT": count, "PARTS": 1}, a=a, b=b, s=total)
+        constants = {"COUNT": count, "PARTS": 1, "WORKGROUP": workgroup}
+        lowering.call("dot", (1, 1, 1), constants, a=a, b=b, s=total)
         return
     parts = max(_PARTS, lowering.limits.alignment // 4)
     sums = lowering.scratch(tensor("f32", len(runs) * parts))
     groups = groups_for(parts, 1, lowering.limits)
     for number, (count, (a, b)) in enumerate(runs):
         some = Part(sums, number * parts * 4, tensor("f32", parts))
-        lowering.call("dot", groups, {"COUNT": count, "PARTS": parts}, a=a, b=b, s=some)
+        constants = {"COUNT": count, "PARTS": parts, "WORKGROUP": workgroup}
+        lowering.call("dot", groups, constants, a=a, b=b, s=some)
     constants = {"PARTS": len(runs) * parts, "SIZE": 1, "WORKGROUP": 32}
     lowering.call("sum_parts", (1, 1, 1), constants, x=sums, y=total)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ....graph.ir import Node
 from ....graph.tensors import Array, HostValue
-from .calls import Lowering, Meaning, Rule, groups_for, row_ranges, rows_of
+from .calls import Lowering, Meaning, Rule, groups_for, reducing_workgroup, row_ranges, rows_of
 from .copies import start_from
 from .meanings import arrays, of_op
 
@@ -29,8 +29,10 @@ def _scatter_add_rows(lowering: Lowering, node: Node) -> None:
     x, ids = node.inputs
     (table,) = node.outputs
     count, columns = x.type.shape
+    sizes = {"COLUMNS": columns, "COUNT": count}
+    workgroup = reducing_workgroup(max(count, columns), lowering.limits)
     for first, rows in row_ranges(lowering.limits, table):
-        constants = {"TABLE_ROWS": rows, "COLUMNS": columns, "COUNT": count, "FIRST": first}
+        constants = {**sizes, "TABLE_ROWS": rows, "FIRST": first, "WORKGROUP": workgroup}
         groups = groups_for(rows, 1, lowering.limits)
         some = rows_of(table, first, rows)
         lowering.call("scatter_add_rows", groups, constants, x=x, ids=ids, t=some)
@@ -41,9 +43,11 @@ def _write_rows(lowering: Lowering, node: Node) -> None:
     (cache,) = node.outputs
     start_from(lowering, old, cache)
     count, columns = slots.type.size, cache.type.size // cache.type.shape[0]
+    sizes = {"COLUMNS": columns, "COUNT": count}
+    workgroup = reducing_workgroup(max(count, columns), lowering.limits)
     groups = groups_for(count, 1, lowering.limits)
     for first, rows in row_ranges(lowering.limits, cache):
-        constants = {"CACHE_ROWS": rows, "COLUMNS": columns, "COUNT": count, "FIRST": first}
+        constants = {**sizes, "CACHE_ROWS": rows, "FIRST": first, "WORKGROUP": workgroup}
         some = rows_of(cache, first, rows)
         lowering.call("write_rows", groups, constants, cache=some, x=x, slots=slots)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ....graph.ir import Node
 from ....graph.tensors import HostValue
-from .calls import Lowering, Meaning, Rule, groups_for
+from .calls import Lowering, Meaning, Rule, groups_for, reducing_workgroup
 from .meanings import arrays, of_op
 
 _COLUMNS = 32
@@ -16,34 +16,32 @@ _COLUMNS = 32
 def _rms_norm(lowering: Lowering, node: Node) -> None:
     x, weight = node.inputs
     operands = {"x": x, "weight": weight, "y": node.outputs[0]}
-    lowering.call("rms_norm", _row_groups(lowering, node), _constants(node), **operands)
+    lowering.call("rms_norm", _row_groups(lowering, node), _constants(lowering, node), **operands)
 
 
 def _rms_norm_grad(lowering: Lowering, node: Node) -> None:
     dy, x, weight = node.inputs
     operands = {"dy": dy, "x": x, "weight": weight, "dx": node.outputs[0]}
-    lowering.call("rms_norm_grad", _row_groups(lowering, node), _constants(node), **operands)
+    lowering.call(
+        "rms_norm_grad", _row_groups(lowering, node), _constants(lowering, node), **operands
+    )
 
 
 def _rms_norm_weight_grad(lowering: Lowering, node: Node) -> None:
     dy, x = node.inputs
     rows, columns = x.type.shape
     r = lowering.scratch(x.type.with_shape((rows,)))
-    lowering.call("inverse_rms", _row_groups(lowering, node), _constants(node), x=x, r=r)
+    lowering.call("inverse_rms", _row_groups(lowering, node), _constants(lowering, node), x=x, r=r)
     sizes = {"ROWS": rows, "COLUMNS": columns}
     groups = groups_for(columns, _COLUMNS, lowering.limits)
     lowering.call("rms_norm_weight_grad", groups, sizes, dy=dy, x=x, r=r, dw=node.outputs[0])
 
 
-def _constants(node: Node) -> dict[str, int | float]:
+def _constants(lowering: Lowering, node: Node) -> dict[str, int | float]:
     rows, columns = node.inputs[0].type.shape
-    sizes = {"ROWS": rows, "COLUMNS": columns, "WORKGROUP": row_workgroup(columns)}
+    workgroup = reducing_workgroup(-(-columns // 4), lowering.limits)
+    sizes = {"ROWS": rows, "COLUMNS": columns, "WORKGROUP": workgroup}
     return {**sizes, "EPS": node.attributes["eps"]}
-
-
-def row_workgroup(columns: int) -> int:
-    """Invocations of a workgroup that reduces a row, four columns at a time: 32 to 256."""
-    return min(256, max(32, 1 << (-(-columns // 4) - 1).bit_length()))
 
 
 def _row_groups(lowering: Lowering, node: Node) -> tuple[int, int, int]:

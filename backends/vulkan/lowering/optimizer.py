@@ -8,12 +8,14 @@ import numpy as np
 from ....graph.ir import Node
 from ....graph.tensors import HostValue
 from ....graph.types import tensor
-from .calls import Lowering, Meaning, Part, Rule, groups_for, runs_of
+from .calls import Lowering, Meaning, Part, Rule, groups_for, reducing_workgroup, runs_of
 from .copies import flat_groups, start_from
 from .meanings import arrays, of_op
 
 _PARTS = 32
-"""Workgroups that share a gradient; their results fill a binding's alignment."""
+"""Workgroups that share a large gradient; their results fill a binding's alignment."""
+_RUN = 2048
+"""Elements that a workgroup sums at least, so that small gradients do not take many."""
 _EXPONENTS = 120
 """Scales of norm_parts are within two to the power of this and of minus this."""
 _LOG_ZERO = -1e4
@@ -23,15 +25,18 @@ _LOG_ZERO = -1e4
 def _global_norm(lowering: Lowering, node: Node) -> None:
     parts = max(_PARTS, lowering.limits.alignment // 8)
     each = tensor("f32", parts, 2)
-    groups = groups_for(parts, 1, lowering.limits)
     runs = [run for gradient in node.inputs for run in runs_of(lowering.limits, gradient)]
     total = len(runs) * parts
     scratch = lowering.scratch(tensor("f32", total, 2))
     for number, (count, (x,)) in enumerate(runs):
         some = Part(scratch, number * each.nbytes, each)
-        lowering.call("norm_parts", groups, {"COUNT": count, "PARTS": parts}, x=x, parts=some)
-    norm = node.outputs[0]
-    lowering.call("global_norm", (1, 1, 1), {"PARTS": total}, parts=scratch, norm=norm)
+        run = max(_RUN, -(-count // parts))
+        groups = groups_for(count, run, lowering.limits)
+        workgroup = reducing_workgroup(run, lowering.limits)
+        constants = {"COUNT": count, "RUN": run, "PARTS": parts, "WORKGROUP": workgroup}
+        lowering.call("norm_parts", groups, constants, x=x, parts=some)
+    constants = {"PARTS": total, "WORKGROUP": reducing_workgroup(total, lowering.limits)}
+    lowering.call("global_norm", (1, 1, 1), constants, parts=scratch, norm=node.outputs[0])
 
 
 def _clip_factor(lowering: Lowering, node: Node) -> None:
@@ -72,7 +77,7 @@ def _norm_parts_meaning(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> None:
     x, parts = arrays(operands, "x", "parts")
-    run = -(-x.size // len(parts))
+    run = int(constants["RUN"])
     for number, part in enumerate(parts):
         some = x[number * run : (number + 1) * run].astype(np.float64)
         top = np.max(np.abs(some), initial=0)

@@ -1,16 +1,16 @@
 """The rule and meaning of the kernel for the op `quantize`."""
 
 from ....graph.ir import Node
-from .calls import Lowering, Meaning, Rule, groups_for
+from .calls import Lowering, Meaning, Rule, groups_for, reducing_workgroup
 from .meanings import of_op
-from .norm import row_workgroup
 
 
 def _quantize(lowering: Lowering, node: Node) -> None:
     (x,), (q,) = node.inputs, node.outputs
     rows, columns = x.type.shape
     groups = groups_for(rows, 1, lowering.limits)
-    constants = {"ROWS": rows, "COLUMNS": columns, "WORKGROUP": row_workgroup(columns)}
+    workgroup = reducing_workgroup(-(-columns // 4), lowering.limits)
+    constants = {"ROWS": rows, "COLUMNS": columns, "WORKGROUP": workgroup}
     lowering.call("quantize", groups, constants, x=x, q=q)
 
 
