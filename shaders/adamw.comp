@@ -56,7 +56,9 @@ float bias(float log_beta) {
 void update(inout vec4 p, vec4 gradient, inout vec4 m, inout vec4 v) {
   const vec4 clipped = gradient * clip;
   m = BETA1 * m + ALPHA1 * clipped;
-  v = min(BETA2 * v + ALPHA2 * clipped * clipped, LARGEST);
+  // In this order: the square alone may overflow.
+  precise const vec4 square = (ALPHA2 * clipped) * clipped;
+  v = min(BETA2 * v + square, LARGEST);
   // GLSL's square root of 0 or of a denormal number may be NaN.
   const vec4 root = mix(sqrt(v), vec4(0), lessThan(v, vec4(SMALLEST)));
   // One division, by a number that cannot overflow, where the op divides by both in turn.

@@ -13,6 +13,7 @@ layout(binding = 1, std430) writeonly buffer Factor { float factor; };
 #include "magnitude.glsl"
 
 void main() {
-  const float limit = MAX_NORM > 0 ? min(MAX_NORM / (norm + 1e-6), 1) : 1;
+  // An eighth of both, as GLSL may divide by more than 2^126 as if by infinity.
+  const float limit = MAX_NORM > 0 ? min(MAX_NORM / 8 / ((norm + 1e-6) / 8), 1) : 1;
   factor = uintBitsToFloat(magnitude(norm) > INFINITE ? NOT_A_NUMBER : floatBitsToUint(limit));
 }

@@ -8,3 +8,9 @@ const float LARGEST = 3.4028234664e38;
 uint magnitude(float x) {
   return floatBitsToUint(x) & 0x7fffffff;
 }
+
+// max(x, 0), but NaN for NaN.
+vec4 positive_part(vec4 x) {
+  const uvec4 magnitudes = floatBitsToUint(x) & 0x7fffffff;
+  return mix(max(x, 0), x, greaterThan(magnitudes, uvec4(INFINITE)));
+}

@@ -8,7 +8,8 @@
 //   1 write y f32[COUNT]
 layout(constant_id = 0) const uint COUNT = 1;
 #include "unary.glsl"
+#include "magnitude.glsl"
 
 vec4 map(vec4 x) {
-  return mix(x, vec4(0), lessThan(x, vec4(0)));
+  return positive_part(x);
 }

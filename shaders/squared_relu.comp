@@ -8,8 +8,9 @@
 //   1 write y f32[COUNT]
 layout(constant_id = 0) const uint COUNT = 1;
 #include "unary.glsl"
+#include "magnitude.glsl"
 
 vec4 map(vec4 x) {
-  const vec4 positive = mix(x, vec4(0), lessThan(x, vec4(0)));
+  const vec4 positive = positive_part(x);
   return positive * positive;
 }

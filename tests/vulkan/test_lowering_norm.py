@@ -24,8 +24,13 @@ TOLERANCE = 2e-6
 
 
 def assert_right(graph: Graph, values: dict[str, HostValue], outputs: dict[str, HostValue]) -> None:
-    for name, want in evaluate(graph, values).items():
-        assert_close(outputs[name], want, TOLERANCE)
+    (want,), (got,) = evaluate(graph, values).values(), outputs.values()
+    floor = 0.0
+    if graph.name == "rms_norm_grad":  # in narrow rows its two terms all but cancel
+        dy, x, weight = (np.asarray(value) for value in values.values())
+        rms = np.sqrt(np.mean(x * x, axis=1, keepdims=True) + 1e-5)
+        floor = float(np.max(np.abs(dy * weight / rms)))
+    assert_close(got, want, TOLERANCE, floor)
 
 
 @pytest.mark.parametrize("limits", [Limits(), FOLDED], ids=["large", "folded"])
