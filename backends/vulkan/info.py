@@ -182,8 +182,15 @@ def choose(devices: Sequence[DeviceInfo], selector: str | None) -> DeviceInfo:
 
 
 def planning_limits(info: DeviceInfo) -> Limits:
-    """What lowering and planning need to know of a device."""
+    """What lowering and planning need to know of a device.
+
+    Among the features are "cooperative_matrix_s8" and "cooperative_matrix_f16", where the device
+    has the matrix products that kernels are written for and all that they need besides.
+    """
     offered = frozenset(name for name, present in asdict(info.features).items() if present)
+    for name, (shape, needed) in _MATRIX_PRODUCTS.items():
+        if shape in info.matrices and needed <= offered:
+            offered |= {name}
     return Limits(
         max_range=info.limits.storage_range,
         alignment=info.limits.storage_alignment,
@@ -193,3 +200,16 @@ def planning_limits(info: DeviceInfo) -> Limits:
         subgroup=info.subgroup.size,
         features=offered,
     )
+
+
+_MATRIX_PRODUCTS = {
+    "cooperative_matrix_s8": (
+        MatrixShape(16, 16, 32, "i8", "i8", "i32", "i32"),
+        {"shader_int8", "vulkan_memory_model", "full_subgroups"},
+    ),
+    "cooperative_matrix_f16": (
+        MatrixShape(16, 16, 16, "f16", "f16", "f32", "f32"),
+        {"shader_float16", "vulkan_memory_model", "full_subgroups"},
+    ),
+}
+"""Shapes and other features by the name of what they make possible together."""
