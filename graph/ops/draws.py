@@ -20,6 +20,11 @@ def normal(rng: np.random.Generator, type: TensorType) -> HostValue:
     return rng.standard_normal(type.shape).astype(type.dtype.numpy)
 
 
+def scaled(deviation: float) -> Draw:
+    """Normal floats of a given standard deviation."""
+    return lambda rng, type: (deviation * rng.standard_normal(type.shape)).astype(type.dtype.numpy)
+
+
 def away_from_zero(rng: np.random.Generator, type: TensorType) -> Array:
     """Floats of either sign with magnitude 0.1 to 2, clear of kinks at zero."""
     sign = rng.choice([-1.0, 1.0], type.shape)

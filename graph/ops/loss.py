@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 from ..ir import Node, Value
 from ..tensors import Array
 from ..types import DType, TensorType
-from .draws import integers, normal, operand
+from .draws import integers, normal, operand, scaled, uniform
 from .expect import expect, expect_float, expect_ids, expect_same
 from .record import Case, Cases, Cotangents, OpDef, by_rows
 
@@ -128,8 +129,12 @@ def _loss_grad(
 
 
 def _loss_grad_case(rows: int, width: int, vocabulary: int) -> Case:
+    """Logits of variance 1 and about the lse that they have, so that probabilities are some."""
     row = operand("f32", rows, draw=normal)
-    return Case((row, row, *_loss_case(rows, width, vocabulary).operands, row))
+    h = operand("f32", rows, width, draw=scaled(1 / math.sqrt(width)))
+    _, *others = _loss_case(rows, width, vocabulary).operands
+    lse = math.log(vocabulary) + 0.5
+    return Case((row, row, h, *others, operand("f32", rows, draw=uniform(lse, lse + 0.1))))
 
 
 _RANGES = ((1, 6), (1, 5), (2, 9))
