@@ -16,7 +16,9 @@ MAGIC = 0x07230203
 
 _NAME, _ENTRY_POINT, _EXECUTION_MODE, _EXECUTION_MODE_ID = 5, 15, 16, 331
 _TYPE_BOOL, _TYPE_INT, _TYPE_FLOAT, _TYPE_POINTER = 20, 21, 22, 32
-_CONSTANT, _SPEC_TRUE, _SPEC_FALSE, _SPEC, _SPEC_COMPOSITE = 43, 48, 49, 50, 51
+_CONSTANT, _COMPOSITE = 43, 44
+_SPEC_TRUE, _SPEC_FALSE, _SPEC, _SPEC_COMPOSITE = 48, 49, 50, 51
+_CONSTANTS = (_CONSTANT, _COMPOSITE, _SPEC_TRUE, _SPEC_FALSE, _SPEC, _SPEC_COMPOSITE)
 _VARIABLE, _DECORATE, _MEMBER_DECORATE, _TYPE_STRUCT = 59, 71, 72, 30
 _SPEC_ID, _BUILTIN, _NON_WRITABLE, _NON_READABLE, _BINDING = 1, 11, 24, 25, 33
 _LOCAL_SIZE, _LOCAL_SIZE_ID, _WORKGROUP_SIZE = 17, 38, 25
@@ -126,7 +128,7 @@ def _read(spirv: bytes) -> _Module:
             module.names[operands[0]] = _string(operands[1:])
         elif code in (_TYPE_BOOL, _TYPE_INT, _TYPE_FLOAT, _TYPE_POINTER, _TYPE_STRUCT):
             module.types[operands[0]] = (code, operands[1:])
-        elif code in (_CONSTANT, _SPEC, _SPEC_TRUE, _SPEC_FALSE, _SPEC_COMPOSITE):
+        elif code in _CONSTANTS:
             module.constants[operands[1]] = (code, operands[0], operands[2:])
         elif code == _VARIABLE:
             module.variables[operands[1]] = operands[0]
