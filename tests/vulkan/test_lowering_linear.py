@@ -7,9 +7,21 @@ import numpy.typing as npt
 import pytest
 import vulkan_cases
 from bitgraph.backends.numpy.evaluate import evaluate
+from bitgraph.backends.vulkan.kernels import kernel
 from bitgraph.backends.vulkan.layout import to_bytes
 from bitgraph.backends.vulkan.limits import Limits
+from bitgraph.backends.vulkan.lowering.linear import MEANINGS
 from bitgraph.backends.vulkan.plan import make_plan
+from bitgraph.backends.vulkan.runner import run_commands
+from bitgraph.backends.vulkan.schedule import (
+    Access,
+    Binding,
+    Buffer,
+    Dispatch,
+    Kind,
+    Schedule,
+    Slice,
+)
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Graph
 from bitgraph.graph.ops import OPS
@@ -19,7 +31,7 @@ from bitgraph.graph.tensors import HostValue, Quantized, Ternary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_cases import assert_close, fixed_cases, one_op_graph, random_cases
-from vulkan_cases import device_limits, run_on_device, simulate, values_of
+from vulkan_cases import device_limits, kernel_device, run_on_device, simulate, values_of
 
 NAMES = ("ternary_matmul", "ternary_matmul_t", "matmul", "contract_rows")
 FAMILY = [OPS[name] for name in NAMES]
@@ -27,8 +39,14 @@ EXACT = 3e-7
 """Beside the largest element: the sum is exact, the two roundings after it need not be."""
 SUMMED = 1e-5
 """Beside the largest element: sums of thousands of products in another order."""
+ROUNDED = 1e-3
+"""Beside the largest element: one factor is rounded to half precision."""
 PLAIN = Limits()
 DOT = frozenset({"integer_dot_product"})
+UNITS = Limits(
+    shared_memory=49152,
+    features=frozenset({"cooperative_matrix_s8", "cooperative_matrix_f16"}),
+)
 SPLIT = Limits(max_range=4096, alignment=64, max_groups=5)
 
 
@@ -90,6 +108,15 @@ MORE = [
 ]
 ALL = [*fixed_cases(FAMILY), *MORE]
 QUANTIZED = [p for p in ALL if p.values[1].operands[0].type.dtype == "q8"]
+ON_UNITS = [
+    param("ternary_matmul", 40, 512, 96, dtypes=CODES),
+    param("ternary_matmul", 9, 128, 4, dtypes=CODES),
+    param("ternary_matmul", 300, 384, 260, dtypes=CODES),
+    param("ternary_matmul", 2048, 128, 1024, dtypes=CODES),
+    param("ternary_matmul_t", 9, 32, 128, dtypes=SMOOTH),
+    param("ternary_matmul_t", 300, 640, 384, dtypes=SMOOTH),
+    param("ternary_matmul_t", 2048, 64, 1024, dtypes=SMOOTH),
+]
 TABLES = [
     param("matmul", 1, 256, 20, dtypes=HALF),
     param("matmul", 40, 64, 64, dtypes=HALF),
@@ -99,10 +126,16 @@ TABLES = [
 ]
 
 
-def assert_right(graph: Graph, given: dict[str, HostValue], values: dict[str, HostValue]) -> None:
+def assert_right(
+    graph: Graph,
+    given: dict[str, HostValue],
+    values: dict[str, HostValue],
+    halves: bool = False,
+) -> None:
     quantized = graph.inputs[0].value.type.dtype == "q8"
+    tolerance = EXACT if quantized else ROUNDED if halves else SUMMED
     for name, expected in evaluate(graph, values).items():
-        assert_close(given[name], expected, EXACT if quantized else SUMMED)
+        assert_close(given[name], expected, tolerance)
 
 
 def kernels_of(op: OpDef, case: Case, limits: Limits) -> list[str]:
@@ -129,13 +162,89 @@ def test_on_device(op, case):
 @pytest.mark.parametrize(("op", "case"), QUANTIZED)
 def test_packed_dot_products(op, case):
     limits = replace(device_limits(), features=DOT)
-    assert all(kernel.endswith("_dot") for kernel in kernels_of(op, case, limits))
+    assert all(name.endswith("_dot") for name in kernels_of(op, case, limits))
     graph = one_op_graph(op, case)
     values = values_of(graph, case)
     assert_right(graph, simulate(graph, values, limits), values)
-    if not device_limits().features >= DOT:
-        pytest.skip("the device has no packed dot products")
-    assert_right(graph, run_on_device(graph, values, limits), values)
+    if device_limits().features >= DOT:
+        assert_right(graph, run_on_device(graph, values, limits), values)
+
+
+@pytest.mark.parametrize(("op", "case"), ON_UNITS)
+def test_matrix_units_planned(op, case):
+    assert kernels_of(op, case, UNITS)[-1] == f"{op.name}_cm"
+    graph = one_op_graph(op, case)
+    values = values_of(graph, case)
+    for seed in range(2):
+        assert_right(graph, simulate(graph, values, UNITS, seed), values, halves=True)
+
+
+@pytest.mark.parametrize(("op", "case"), ON_UNITS)
+def test_matrix_units_on_device(op, case):
+    if not device_limits().features >= UNITS.features:
+        pytest.skip("needs a device with matrix units for int8 and for half precision")
+    graph = one_op_graph(op, case)
+    values = values_of(graph, case)
+    assert_right(graph, run_on_device(graph, values), values, halves=True)
+
+
+def test_matrix_units_are_left_alone_where_they_do_not_fit():
+    codes = product_case("ternary_matmul", 40, 512, 96, dtypes=CODES)
+    floats = product_case("ternary_matmul_t", 40, 512, 128, dtypes=SMOOTH)
+    for limits in (replace(UNITS, shared_memory=16384), replace(UNITS, subgroup=64)):
+        assert kernels_of(OPS["ternary_matmul"], codes, limits) == ["ternary_matmul"]
+        assert "row_power" not in kernels_of(OPS["ternary_matmul_t"], floats, limits)
+
+
+def test_halves_neither_overflow_nor_vanish():
+    """Gradients of 1e-30 and of 1e30 side by side, and a row of zeros."""
+    case = product_case("ternary_matmul_t", 40, 64, 128, dtypes=SMOOTH)
+    graph = one_op_graph(OPS["ternary_matmul_t"], case)
+    values = values_of(graph, case)
+    magnitudes = np.geomspace(1e-30, 1e30, 40, dtype=np.float32)[:, None]
+    magnitudes[7] = 0
+    values["x0"] = values["x0"] * magnitudes
+    (expected,) = evaluate(graph, values).values()
+    results = [simulate(graph, values, UNITS)]
+    if device_limits().features >= UNITS.features:
+        results.append(run_on_device(graph, values))
+    for result in results:
+        (y,) = result.values()
+        for row, right in zip(y, expected, strict=True):
+            assert_close(row, right, ROUNDED)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 512, 1030])
+def test_row_powers(columns):
+    """The scales of rows in halves, on a device that may have no matrix units to use them."""
+    rng = np.random.default_rng(columns)
+    x = rng.standard_normal((5, columns)) * [[1e-45], [1e-20], [0], [1], [1e38]]
+    x = x.astype(np.float32)
+    x[4, -1] = -3.4e38
+    constants = (("COLUMNS", columns), ("ROWS", 5))
+    buffers = {"x": x, "y": np.full(5, np.nan, np.float32)}
+    bindings = (
+        Binding(Slice("x", 0, x.nbytes), Access.READ),
+        Binding(Slice("y", 0, 20), Access.WRITE),
+    )
+    dispatch = Dispatch("row_power", constants, bindings, (5, 1, 1))
+    memory = {name: np.array(to_bytes(value)) for name, value in buffers.items()}
+    run_commands([dispatch], memory, rng)
+    planned = memory["y"].view(np.float32)
+    largest = np.abs(x).max(axis=1)
+    tops = np.clip(largest, 2.0**-126, 2.0**126)
+    assert np.all((planned <= tops) & (tops < 2 * planned))
+    assert np.all(np.frexp(planned)[0] == 0.5)
+    from bitgraph.backends.vulkan.transfer import Region
+
+    device = kernel_device()
+    opened = {name: device.buffer(name, array.nbytes) for name, array in buffers.items()}
+    items = tuple(Buffer(name, array.nbytes, Kind.INPUT) for name, array in buffers.items())
+    device.upload([(opened[name], array, 0) for name, array in buffers.items()])
+    device.submit(device.record(Schedule("row_power", items, (dispatch,)), opened)).wait()
+    (given,) = device.download([Region(opened["y"])])
+    device.free(opened.values())
+    np.testing.assert_array_equal(given.view(np.float32), planned)
 
 
 @pytest.mark.parametrize(("op", "case"), TABLES)
@@ -201,3 +310,19 @@ def test_padding_of_codes_is_never_used(monkeypatch):
     graph = one_op_graph(OPS["ternary_matmul"], case)
     values = values_of(graph, case)
     assert_right(graph, run_on_device(graph, values), values)
+
+
+@pytest.mark.parametrize("target", ["vulkan1.2", "vulkan1.3"])
+def test_kernels_are_what_their_heads_say(target):
+    """Those for matrix units too, which no CPU device runs."""
+    from bitgraph.backends.vulkan.compiler import compile_shaders
+    from bitgraph.backends.vulkan.device import SHADERS
+    from bitgraph.backends.vulkan.spirv import reflect
+
+    sources = {name: SHADERS / f"{name}.comp" for name in MEANINGS}
+    for name, spirv in compile_shaders(sources, [SHADERS], target).items():
+        interface, record = reflect(spirv, name), kernel(name)
+        assert tuple(interface.constants) == record.constants, name
+        for binding, parameter in zip(interface.bindings, record.parameters, strict=True):
+            assert binding.readable == (parameter.access is not Access.WRITE), name
+            assert binding.writable == (parameter.access is not Access.READ), name

@@ -1,0 +1,104 @@
+"""How matrix products are cut into workgroups."""
+
+import math
+from dataclasses import dataclass
+
+from ..limits import Limits
+from .calls import groups_for
+
+TILE_K = 16
+"""Values of the inner axis that tile.glsl takes at once."""
+WORKGROUP = 128
+"""Threads of a matrix-vector kernel."""
+
+_GROUPS_WANTED = 256
+"""Workgroups that keep a large device busy."""
+_UNIT_GROUPS_WANTED = 128
+"""The same for matrix units, whose tiles are worth more the larger they are."""
+_INNER_WANTED = 128
+"""Inner length that makes a part worth its second stage."""
+_LANES = (32, 16, 8, 4, 2, 1)
+_SUBGROUP = 32
+"""Threads of a subgroup for which the tiles of matrix units are cut."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a workgroup computes, and its constants.
+
+    Attributes:
+        rows, columns: of the result.
+        inside: what a thread or a subgroup has of them, by the names of the constants.
+        threads: of the workgroup.
+    """
+
+    rows: int
+    columns: int
+    inside: tuple[tuple[str, int], ...]
+    threads: int
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """The specialization constants."""
+        sizes = {"TILE_M": self.rows, "TILE_N": self.columns, "WORKGROUP": self.threads}
+        return {**sizes, **dict(self.inside)}
+
+    def count(self, rows: int, columns: int) -> int:
+        """Tiles of a matrix."""
+        return math.ceil(rows / self.rows) * math.ceil(columns / self.columns)
+
+
+def _plain(rows: int, columns: int, quads_m: int = 1, quads_n: int = 1) -> Tile:
+    """A tile for tile.glsl, of squares of 4 x 4 sums."""
+    threads = rows * columns // (16 * quads_m * quads_n)
+    return Tile(rows, columns, (("QUADS_M", quads_m), ("QUADS_N", quads_n)), threads)
+
+
+def _units(rows: int, columns: int, warp_m: int, warp_n: int) -> Tile:
+    """A tile for units.glsl, of eight subgroups."""
+    inside = (("WARP_M", warp_m), ("WARP_N", warp_n), ("SUBGROUP_SIZE", _SUBGROUP))
+    return Tile(rows, columns, inside, 8 * _SUBGROUP)
+
+
+_UNIT_TILES = (_units(128, 128, 64, 32), _units(64, 128, 32, 32))
+
+
+def tile_for(rows: int, columns: int) -> Tile:
+    """A tile for a product of that size: as narrow as the product, small where tiles are few."""
+    if rows <= 16:
+        return _plain(16, 128)
+    if columns <= 16:
+        return _plain(128, 16)
+    if rows <= 32:
+        return _plain(32, 128, 1, 2)
+    if columns <= 32:
+        return _plain(128, 32, 2, 1)
+    large = _plain(128, 64, 2, 1)
+    return large if large.count(rows, columns) >= _GROUPS_WANTED else _plain(64, 64)
+
+
+def unit_tile_for(rows: int, columns: int, limits: Limits) -> Tile | None:
+    """A tile for matrix units, the large one if it keeps the device busy; None if none fits.
+
+    Shared memory holds, twice, 64 + 16 bytes for each row and column at most.
+    """
+    fitting = [t for t in _UNIT_TILES if 160 * (t.rows + t.columns) <= limits.shared_memory]
+    if limits.subgroup != _SUBGROUP or not fitting:
+        return None
+    busy = (tile for tile in fitting if tile.count(rows, columns) >= _UNIT_GROUPS_WANTED)
+    return next(busy, fitting[-1])
+
+
+def parts_for(tiles: int, inner: int) -> int:
+    """Into how many parts the inner axis is split, so that there is enough to do at once."""
+    return max(1, min(_GROUPS_WANTED // tiles, inner // _INNER_WANTED))
+
+
+def lanes_for(loads: int, sums: int, limits: Limits) -> tuple[dict[str, int], tuple[int, int, int]]:
+    """Constants and groups of a kernel with lanes.glsl, for sums of so many loads each.
+
+    As many threads share a sum as can without a fifth of them being idle.
+    """
+    lanes = next(n for n in _LANES if loads >= 0.8 * n * math.ceil(loads / n))
+    constants = {"LANES": lanes, "WORKGROUP": WORKGROUP}
+    return constants, groups_for(sums, WORKGROUP // lanes, limits)

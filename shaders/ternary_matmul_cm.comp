@@ -1,0 +1,112 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_shader_explicit_arithmetic_types_int8 : require
+// ternary_matmul_cm: y = x w^T of int8 activations and ternary weights on matrix units, exact.
+//
+// Reference: op ternary_matmul. INNER is a multiple of 128, COLUMNS of 4.
+// Bindings:
+//   0 read  x q8[ROWS,INNER]
+//   1 read  w t2[COLUMNS,INNER]
+//   2 write y f32[ROWS,COLUMNS]
+layout(constant_id = 0) const uint ROWS = 1;
+layout(constant_id = 1) const uint INNER = 128;
+layout(constant_id = 2) const uint COLUMNS = 4;
+layout(constant_id = 3) const uint TILE_M = 128;
+layout(constant_id = 4) const uint TILE_N = 128;
+layout(constant_id = 5) const uint WARP_M = 64;
+layout(constant_id = 6) const uint WARP_N = 32;
+layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
+layout(constant_id = 8) const uint WORKGROUP = 256;
+layout(local_size_x_id = 8) in;
+layout(binding = 0, std430) readonly buffer X { int x[]; };
+layout(binding = 0, std430) readonly buffer X4 { uvec4 x4[]; };
+layout(binding = 1, std430) readonly buffer W { uint w[]; };
+layout(binding = 1, std430) readonly buffer W4 { uvec4 w4[]; };
+layout(binding = 2, std430) writeonly buffer Y4 { vec4 y4[]; };
+
+const uint DEPTH = 64;
+const uint UNIT_K = 32;
+const uint PITCH_A = DEPTH / 16 + 1;  // a row's codes and 16 bytes more, against bank conflicts
+const uint SIZE_A = TILE_M * PITCH_A;
+const uint PITCH_B = DEPTH / 16 + 1;
+const uint SIZE_B = TILE_N * PITCH_B;
+#define FACTOR int8_t
+#define SUM int
+#define STAGED uvec4
+#define STAGED_BYTES 16
+#define PLACE_A(k) ((k) / 16)
+#define PLACE_B(column, k) ((column) * PITCH_B + (k) / 16)
+#define LAYOUT_B gl_CooperativeMatrixLayoutColumnMajor
+#include "units.glsl"
+#include "index.glsl"
+
+const uint TILES_N = (COLUMNS + TILE_N - 1) / TILE_N;
+const uint LOADS_A = TILE_M * 4 / WORKGROUP;
+const uint LOADS_B = (TILE_N + WORKGROUP - 1) / WORKGROUP;
+
+uvec4 next_a[LOADS_A];
+uvec4 next_b[LOADS_B];
+
+// A step takes half of each group of 128: 16 bytes of codes with, at shift 6 - 2 q (ternary.glsl),
+// the weights 32 q + 16 h and on of half h. Activations are staged in the same order.
+void fetch(uint row, uint column, uint k) {
+  const uint thread = gl_LocalInvocationIndex;
+  const uint group = k / 128;
+  const uint half_of = k / 64 % 2;
+  [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
+    const uint line = row + (thread + i * WORKGROUP) / 4;
+    const uint q = thread % 4;
+    next_a[i] = uvec4(0);
+    if (line < ROWS) {
+      next_a[i] = x4[line * (INNER / 16) + group * 8 + 2 * q + half_of];
+    }
+  }
+  [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
+    const uint line = thread + i * WORKGROUP;
+    next_b[i] = uvec4(0);
+    if (line < TILE_N && column + line < COLUMNS) {
+      next_b[i] = w4[(column + line) * (INNER / 64) + k / 64];
+    }
+  }
+}
+
+// Codes 0 to 2 in the low bits of bytes as weights -1 to 1. No byte borrows from the next.
+uvec4 signed_bytes(uvec4 codes) {
+  return ((codes & 0x03030303) | 0x80808080) - 0x01010101 ^ 0x80808080;
+}
+
+void stage(uint at) {
+  const uint thread = gl_LocalInvocationIndex;
+  [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
+    staged[at + (thread + i * WORKGROUP) / 4 * PITCH_A + thread % 4] = next_a[i];
+  }
+  [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
+    const uint line = thread + i * WORKGROUP;
+    if (line < TILE_N) {
+      [[unroll]] for (uint q = 0; q < 4; q++) {
+        staged[at + SIZE_A + line * PITCH_B + q] = signed_bytes(next_b[i] >> (6 - 2 * q));
+      }
+    }
+  }
+}
+
+uvec4 quad_at(uint place) {
+  return staged[place];
+}
+
+void store_quad(uint row, uint column, uvec4 bits) {
+  if (row < ROWS && column < COLUMNS) {
+    const float x_scale = intBitsToFloat(x[ROWS * (INNER / 4) + row]);
+    const float w_scale = uintBitsToFloat(w[COLUMNS * (INNER / 16)]);
+    y4[(row * COLUMNS + column) / 4] = vec4(ivec4(bits)) / x_scale * w_scale;
+  }
+}
+
+void main() {
+  const uint row = group() / TILES_N * TILE_M;
+  const uint column = group() % TILES_N * TILE_N;
+  if (row < ROWS) {
+    multiply_tiles(row, column);
+    store_tile(row, column);
+  }
+}

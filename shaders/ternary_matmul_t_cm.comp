@@ -1,0 +1,114 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+// ternary_matmul_t_cm: y = x w with ternary weights on matrix units, which take x as f16, each row
+// divided by a power of two near its largest element, and add in f32.
+//
+// Reference: op ternary_matmul_t. INNER is a multiple of 32, COLUMNS of 128.
+// Bindings:
+//   0 read  x     f32[ROWS,INNER]
+//   1 read  power f32[ROWS]
+//   2 read  w     t2[INNER,COLUMNS]
+//   3 write y     f32[ROWS,COLUMNS]
+layout(constant_id = 0) const uint ROWS = 1;
+layout(constant_id = 1) const uint INNER = 32;
+layout(constant_id = 2) const uint COLUMNS = 128;
+layout(constant_id = 3) const uint TILE_M = 128;
+layout(constant_id = 4) const uint TILE_N = 128;
+layout(constant_id = 5) const uint WARP_M = 64;
+layout(constant_id = 6) const uint WARP_N = 32;
+layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
+layout(constant_id = 8) const uint WORKGROUP = 256;
+layout(local_size_x_id = 8) in;
+layout(binding = 0, std430) readonly buffer X4 { vec4 x4[]; };
+layout(binding = 1, std430) readonly buffer Power { float power[]; };
+layout(binding = 2, std430) readonly buffer W { uint w[]; };
+layout(binding = 3, std430) writeonly buffer Y4 { vec4 y4[]; };
+
+const uint DEPTH = 32;
+const uint UNIT_K = 16;
+const uint PITCH_A = DEPTH / 4 + 2;  // a row's halves and 16 bytes more, against bank conflicts
+const uint SIZE_A = TILE_M * PITCH_A;
+const uint PITCH_B = TILE_N / 4 + 2;
+const uint SIZE_B = DEPTH * PITCH_B;
+#define FACTOR float16_t
+#define SUM float
+#define STAGED uvec2
+#define STAGED_BYTES 8
+#define PLACE_A(k) ((k) / 4)
+#define PLACE_B(column, k) ((k) * PITCH_B + (column) / 4)
+#define LAYOUT_B gl_CooperativeMatrixLayoutRowMajor
+#include "units.glsl"
+#include "index.glsl"
+
+const uint TILES_N = COLUMNS / TILE_N;
+const uint QUADS = DEPTH / 4;                         // of a row of x
+const uint LOADS_A = TILE_M * QUADS / WORKGROUP;
+const uint WORDS = TILE_N / 16;                       // of codes of a row of w
+const uint LOADS_B = DEPTH * WORDS / WORKGROUP;
+
+vec4 next_a[LOADS_A];
+uint next_b[LOADS_B];
+
+void fetch(uint row, uint column, uint k) {
+  [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    const uint line = row + item / QUADS;
+    next_a[i] = vec4(0);
+    if (line < ROWS) {
+      next_a[i] = x4[(line * INNER + k) / 4 + item % QUADS] / power[line];
+    }
+  }
+  [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    const uint line = k + item / WORDS;
+    next_b[i] = w[(line * COLUMNS + column) / 16 + item % WORDS];
+  }
+}
+
+// Codes 0 to 2 in the low bits of two 16-bit halves as f16: 0xbc00, 0 and 0x3c00.
+uint to_halves(uint codes) {
+  const uint odd = ~codes & 0x00010001;
+  return odd * 0x3c00 | (odd & ~(codes >> 1)) << 15;
+}
+
+void stage(uint at) {
+  [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    const vec4 quad = next_a[i];
+    staged[at + item / QUADS * PITCH_A + item % QUADS] =
+        uvec2(packHalf2x16(quad.xy), packHalf2x16(quad.zw));
+  }
+  // At shift 6 - 2 q a word of a group has the weights 32 q + 4 word and on (ternary.glsl).
+  [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    const uint line = at + SIZE_A + item / WORDS * PITCH_B;
+    [[unroll]] for (uint q = 0; q < 4; q++) {
+      const uint codes = next_b[i] >> (6 - 2 * q) & 0x03030303;
+      const uint low = codes & 0xff | (codes & 0xff00) << 8;
+      const uint high = codes >> 16 & 0xff | codes >> 8 & 0xff0000;
+      const uint word = item % WORDS;
+      staged[line + word / 8 * 32 + 8 * q + word % 8] = uvec2(to_halves(low), to_halves(high));
+    }
+  }
+}
+
+uvec4 quad_at(uint place) {
+  return uvec4(staged[place], staged[place + 1]);
+}
+
+void store_quad(uint row, uint column, uvec4 bits) {
+  if (row < ROWS) {
+    const float w_scale = uintBitsToFloat(w[COLUMNS * INNER / 16]);
+    y4[(row * COLUMNS + column) / 4] = uintBitsToFloat(bits) * (power[row] * w_scale);
+  }
+}
+
+void main() {
+  const uint row = group() / TILES_N * TILE_M;
+  const uint column = group() % TILES_N * TILE_N;
+  if (row < ROWS) {
+    multiply_tiles(row, column);
+    store_tile(row, column);
+  }
+}

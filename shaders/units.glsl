@@ -1,0 +1,106 @@
+// One tile of a matrix product on matrix units (GL_KHR_cooperative_matrix), by one workgroup.
+//
+// A workgroup has TILE_M x TILE_N sums, each subgroup WARP_M x WARP_N of them in registers. Each step
+// takes DEPTH values of k through shared memory: while one half of it is multiplied, the next step's
+// items are on their way, and then fill the other half.
+//
+// The includer has the constants INNER, a multiple of DEPTH, TILE_M, TILE_N, WARP_M, WARP_N,
+// SUBGROUP_SIZE and WORKGROUP, and defines
+//   FACTOR, SUM           types of what is multiplied and added
+//   DEPTH, UNIT_K         values of k of a step, and of one product of two matrices
+//   STAGED, STAGED_BYTES  the vector of uint that shared memory is made of, and its size
+//   PITCH_A, SIZE_A       vectors of a row of a, and of all rows, k along the row
+//   SIZE_B, PITCH_B, LAYOUT_B, PLACE_B(column, k)  the same of b, and where an item of it is
+//   fetch(row, column, k)  reads items from k on into registers
+//   stage(at)              writes them to `staged`: a from `at` on, b from at + SIZE_A on
+//   quad_at(place)        16 bytes of `staged` from there on
+//   store_quad(row, column, bits)  takes the bits of four sums of a row
+
+#extension GL_KHR_cooperative_matrix : require
+#extension GL_KHR_memory_scope_semantics : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_EXT_control_flow_attributes : require
+
+const uint UNIT = 16;
+const uint UNITS_M = WARP_M / UNIT;
+const uint UNITS_N = WARP_N / UNIT;
+const uint WARPS_N = TILE_N / WARP_N;
+const uint HALF = SIZE_A + SIZE_B;
+const uint PITCH_SUMS = (WARP_N + 4) * 4 / STAGED_BYTES;
+
+shared STAGED staged[2 * HALF];
+coopmat<SUM, gl_ScopeSubgroup, UNIT, UNIT, gl_MatrixUseAccumulator> sums[UNITS_M * UNITS_N];
+
+void fetch(uint row, uint column, uint k);
+void stage(uint at);
+uvec4 quad_at(uint place);
+void store_quad(uint row, uint column, uvec4 bits);
+
+// Where this subgroup's sums begin in the tile.
+uint warp_row() {
+  return gl_SubgroupID / WARPS_N * WARP_M;
+}
+
+uint warp_column() {
+  return gl_SubgroupID % WARPS_N * WARP_N;
+}
+
+void multiply_staged(uint at) {
+  [[unroll]] for (uint k = 0; k < DEPTH; k += UNIT_K) {
+    coopmat<FACTOR, gl_ScopeSubgroup, UNIT, UNIT_K, gl_MatrixUseA> a[UNITS_M];
+    [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
+      const uint first = (warp_row() + m * UNIT) * PITCH_A + PLACE_A(k);
+      coopMatLoad(a[m], staged, at + first, PITCH_A, gl_CooperativeMatrixLayoutRowMajor);
+    }
+    [[unroll]] for (uint n = 0; n < UNITS_N; n++) {
+      coopmat<FACTOR, gl_ScopeSubgroup, UNIT_K, UNIT, gl_MatrixUseB> b;
+      const uint first = PLACE_B(warp_column() + n * UNIT, k);
+      coopMatLoad(b, staged, at + SIZE_A + first, PITCH_B, LAYOUT_B);
+      [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
+        sums[m * UNITS_N + n] = coopMatMulAdd(a[m], b, sums[m * UNITS_N + n]);
+      }
+    }
+  }
+}
+
+void multiply_tiles(uint row, uint column) {
+  [[unroll]] for (uint i = 0; i < UNITS_M * UNITS_N; i++) {
+    sums[i] = coopmat<SUM, gl_ScopeSubgroup, UNIT, UNIT, gl_MatrixUseAccumulator>(0);
+  }
+  fetch(row, column, 0);
+  stage(0);
+  for (uint k = 0; k < INNER; k += DEPTH) {
+    const uint at = k / DEPTH % 2 * HALF;
+    barrier();
+    if (k + DEPTH < INNER) {
+      fetch(row, column, k + DEPTH);
+    }
+    multiply_staged(at);
+    if (k + DEPTH < INNER) {
+      stage(HALF - at);
+    }
+  }
+}
+
+// Hands all sums to store_quad by way of shared memory, as only matrix units know which thread has
+// which.
+void store_tile(uint row, uint column) {
+  const uint base = gl_SubgroupID * UNIT * PITCH_SUMS;
+  const uint per_quad = 16 / STAGED_BYTES;
+  barrier();
+  [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
+    [[unroll]] for (uint n = 0; n < UNITS_N; n++) {
+      coopMatStore(sums[m * UNITS_N + n], staged, base + n * UNIT / 4 * per_quad, PITCH_SUMS,
+                   gl_CooperativeMatrixLayoutRowMajor);
+    }
+    subgroupBarrier();
+    for (uint i = gl_SubgroupInvocationID; i < UNIT * WARP_N / 4; i += SUBGROUP_SIZE) {
+      const uint line = i / (WARP_N / 4);
+      const uint quad = i % (WARP_N / 4);
+      const uint place = base + line * PITCH_SUMS + quad * per_quad;
+      store_quad(row + warp_row() + m * UNIT + line, column + warp_column() + 4 * quad,
+                 quad_at(place));
+    }
+    subgroupBarrier();
+  }
+}
