@@ -93,8 +93,6 @@ class _Cotangents:
 
 def _backward(builder: GraphBuilder, node: Node, cotangents: _Cotangents, active: set[str]) -> None:
     """Emit the cotangents of a node's operands from those of its results."""
-    if not any(value.name in active for value in node.inputs):
-        return
     scope = f"{node.scope}/grad".lstrip("/")
     with builder.scope(scope), builder.prefix(f"d.{node.outputs[0].name}"):
         given = tuple(cotangents.take(value) for value in node.outputs)
