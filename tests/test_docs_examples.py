@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bitgraph.graph.ops import OPS, elementwise
 from bitgraph.graph.text import parse_graph
@@ -36,7 +37,7 @@ def test_the_op_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
         check_op(op, case)
         (y,) = run(op, draw(case), case)
         (x,) = draw(case)
-        assert_close(op.eval(x[:1]), y[:1], 1e-7)
+        assert_close(op.eval(np.asarray(x)[:1]), y[:1], 1e-7)
 
 
 def test_the_pass_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
