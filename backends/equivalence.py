@@ -41,7 +41,7 @@ TOLERANCES: dict[str, float] = {
     "dot": SUMS,
     "row_dot": SUMS,
     "rms_norm": SUMS,
-    "rms_norm_grad": SUMS,
+    "rms_norm_grad": 1e-3,  # rows of one column cancel to nearly nothing
     "rms_norm_weight_grad": SUMS,
     "quantize": SUMS,
     "ternary_matmul_t": SUMS,
