@@ -1,18 +1,20 @@
 """The cross-entropy and its gradient on Vulkan against NumPy: planned, split, and on a device."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.limits import Limits
+from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.ops import OPS
 from bitgraph.graph.ops.draws import constant, operand
 from bitgraph.graph.ops.record import Case, OpDef
 from bitgraph.graph.tensors import HostValue
 from op_cases import assert_close, fixed_cases, one_op_graph
-from vulkan_cases import RUNS, values_of
+from vulkan_cases import RUNS, device_limits, run_on_device, values_of
 
 Run: TypeAlias = Callable[..., dict[str, HostValue]]
 
@@ -24,27 +26,32 @@ FLOOR = 1e-3
 SPLIT = Limits(max_range=1 << 18, alignment=256, max_groups=20)
 """Limits that split the larger tables."""
 LARGE = Limits(shared_memory=32768)
+UNITS = Limits(shared_memory=49152, features=frozenset({"cooperative_matrix_f16"}))
+UNITS_TOLERANCE = 5e-4
+"""Of gradients on matrix units, which take probabilities and h as f16."""
 
 
 def case_of(
     op: OpDef, rows: int, width: int, vocabulary: int, dtype: str, labels: list[int]
 ) -> Case:
     """A case with given labels, repeated for all rows."""
-    operands = (
-        operand("f32", rows, width),
-        operand(dtype, vocabulary, width),
-        operand("i32", rows, draw=constant(lambda: np.resize(labels, rows))),
-    )
-    row = operand("f32", rows)
-    return Case(operands if op is LOSS else (row, row, *operands, row))
+    case = op.cases.make(rows, width, vocabulary)
+    table = operand(dtype, vocabulary, width)
+    given = operand("i32", rows, draw=constant(lambda: np.resize(labels, rows)))
+    if op is LOSS:
+        return Case((case.operands[0], table, given))
+    spread, peak, h, _, _, lse = case.operands
+    return Case((spread, peak, h, table, given, lse))
 
 
-def assert_right(op: OpDef, case: Case, run: Run, limits: Limits) -> None:
+def assert_right(
+    op: OpDef, case: Case, run: Run, limits: Limits, tolerance: float = TOLERANCE
+) -> None:
     graph = one_op_graph(op, case)
     values = values_of(graph, case)
     outputs = run(graph, values, limits)
     for name, want in evaluate(graph, values).items():
-        assert_close(outputs[name], want, TOLERANCE, FLOOR)
+        assert_close(outputs[name], want, tolerance, FLOOR)
 
 
 @pytest.mark.parametrize("limits", [SPLIT, LARGE], ids=["split", "large"])
@@ -82,3 +89,26 @@ def test_logits_far_apart(run: Run) -> None:
     for name, want in evaluate(graph, values).items():
         assert np.isfinite(want).all()
         assert_close(outputs[name], want, TOLERANCE)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("op", [LOSS, GRAD], ids=lambda op: op.name)
+@pytest.mark.parametrize(
+    ("sizes", "max_range"),
+    [
+        ((200, 64, 4096, "f16", [-1, 5, 4095, 1024, -1, 1023]), 1 << 17),
+        ((3, 32, 96, "f16", [95, -1, 0]), 1 << 27),
+        ((300, 160, 2080, "f16", [2079, 1]), 1 << 19),
+    ],
+    ids=["200x64x4096", "3x32x96", "300x160x2080"],
+)
+def test_matrix_units(
+    op: OpDef, sizes: tuple[int, int, int, str, list[int]], max_range: int, run: Run
+) -> None:
+    if run is run_on_device and not UNITS.features <= device_limits().features:
+        pytest.skip("needs a device with cooperative matrices of f16")
+    limits = replace(UNITS, max_range=max_range)
+    graph = one_op_graph(op, case_of(op, *sizes))
+    assert any(d.kernel.endswith("_cm") for d in make_plan(graph, limits).schedule.dispatches)
+    tolerance = TOLERANCE if op is LOSS else UNITS_TOLERANCE
+    assert_right(op, case_of(op, *sizes), run, limits, tolerance)

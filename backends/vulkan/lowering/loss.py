@@ -18,37 +18,37 @@ from .meanings import arrays
 
 _SCRATCH = 64 << 20
 """Bytes of logits that the gradient holds at a time."""
-_FEWEST_COLUMNS = 128
-"""Rows of the table that it takes at a time even if that needs more."""
+_UNIT = 128
+"""The table is cut at multiples of so many rows, where they fit."""
 _PITCH = 64
 """Numbers for every row are padded to a multiple where there are several of them, to be aligned."""
 _WORKGROUPS_WANTED = 256
-_TILE_K = 16
-_THREADS = 256
+_LARGEST = np.float32(8192)
+"""The largest gradient that logits_grad_cm writes for spread and peak of one size."""
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """What a workgroup computes; the constants are those of tile.glsl."""
+    """What a workgroup of 256 computes: see tile.glsl and, for matrix units, units.glsl."""
 
     rows: int
     columns: int
+    on_units: bool = False
 
     @property
     def constants(self) -> dict[str, int]:
-        quads = self.rows // 64, self.columns // 64
-        return {
-            "TILE_M": self.rows,
-            "TILE_N": self.columns,
-            "QUADS_M": quads[0],
-            "QUADS_N": quads[1],
-            "WORKGROUP": _THREADS,
-        }
+        """The specialization constants."""
+        size = {"TILE_M": self.rows, "TILE_N": self.columns, "WORKGROUP": 256}
+        if self.on_units:
+            return {**size, "WARP_M": self.rows // 2, "WARP_N": 32, "SUBGROUP_SIZE": 32}
+        return {**size, "QUADS_M": self.rows // 64, "QUADS_N": self.columns // 64}
 
     @property
     def shared_memory(self) -> int:
-        """Bytes: both tiles, and two numbers for each row."""
-        return 4 * _TILE_K * (self.rows + 4 + self.columns + 4) + 8 * self.rows
+        """Bytes that the kernels declare at most."""
+        if self.on_units:
+            return 160 * (self.rows + self.columns) + 40 * self.rows
+        return 64 * (self.rows + self.columns + 8) + 8 * self.rows
 
     def count(self, rows: int, columns: int) -> int:
         """Tiles of a matrix."""
@@ -56,36 +56,51 @@ class _Tile:
 
 
 _TILES = (_Tile(128, 128), _Tile(64, 128), _Tile(64, 64))
+_UNIT_TILES = (_Tile(128, 128, True), _Tile(64, 128, True))
 
 
-def _tile(limits: Limits, rows: int, columns: int) -> _Tile:
+def _tile(limits: Limits, rows: int, columns: int, on_units: bool) -> _Tile:
     """The largest tile that fits the device and leaves many workgroups something to do."""
-    for tile in _TILES:
-        enough = tile.count(rows, columns) >= _WORKGROUPS_WANTED
-        if tile.shared_memory <= limits.shared_memory and enough and tile.rows <= rows:
+    tiles = _UNIT_TILES if on_units else _TILES
+    for tile in tiles:
+        busy = tile.count(rows, columns) >= _WORKGROUPS_WANTED and tile.rows <= rows
+        if busy and tile.shared_memory <= limits.shared_memory:
             return tile
-    return _TILES[-1]
+    return tiles[-1]
+
+
+def _on_units(limits: Limits, h: Value, table: Value) -> bool:
+    """Whether the kernels for matrix units can be used."""
+    able = "cooperative_matrix_f16" in limits.features and limits.subgroup == 32
+    fits = max(tile.shared_memory for tile in _UNIT_TILES) <= limits.shared_memory
+    whole = h.type.shape[1] % 32 == 0 and table.type.shape[0] % 32 == 0
+    return able and fits and whole and table.type.dtype is DType.F16
 
 
 def _loss(lowering: Lowering, node: Node) -> None:
     h, table, labels = node.inputs
     nll, lse = node.outputs
-    rows = h.type.shape[0]
-    tile = _tile(lowering.limits, rows, table.type.shape[0])
-    ranges = row_ranges(lowering.limits, table)
+    rows, pitch = h.type.shape[0], _pitch(h)
+    on_units = _on_units(lowering.limits, h, table)
+    tile = _tile(lowering.limits, rows, table.type.shape[0], on_units)
+    ranges = _ranges(lowering.limits, table, table.type.shape[0])
     listed, targets = _labelled_rows(lowering, labels, ranges)
-    pitch = _pitch(rows)
     tiles = [math.ceil(columns / tile.columns) for _, columns in ranges]
     partial = lowering.scratch(tensor("f32", sum(tiles), 3, pitch))
+    power = {"power": _power(lowering, h)} if on_units else {}
+    # The sums of two products with f16 are as good as one with f32.
+    passes = {"PASSES": 2} if on_units else {}
     for k, (begin, columns) in enumerate(ranges):
+        sizes = {**_sizes(h, columns), "TILES": tiles[k], "PITCH": pitch}
         lowering.call(
-            _kernel("cross_entropy", table),
+            _kernel("cross_entropy", table, on_units),
             groups_for(tile.count(rows, columns), 1, lowering.limits),
-            {**_sizes(h, columns), **tile.constants, "TILES": tiles[k], "PITCH": pitch},
+            {**sizes, **tile.constants, **passes},
             h=h,
             table=rows_of(table, begin, columns),
             targets=rows_of(targets, k, 1),
             **listed,
+            **power,
             partial=rows_of(partial, sum(tiles[:k]), tiles[k]),
         )
     constants = {"ROWS": rows, "TILES": sum(tiles), "PITCH": pitch}
@@ -98,37 +113,53 @@ def _loss_grad(lowering: Lowering, node: Node) -> None:
     spread, peak, h, table, labels, lse = node.inputs
     (dh,) = node.outputs
     rows, width = h.type.shape
-    chunks = _chunks(lowering.limits, rows, table)
+    limits = lowering.limits
+    on_units = _on_units(limits, h, table)
+    dtype = "f16" if on_units else "f32"
+    row_bytes = rows * (2 if on_units else 4)
+    chunks = _ranges(limits, table, min(_SCRATCH, limits.max_range) // row_bytes)
     listed, targets = _labelled_rows(lowering, labels, chunks)
     constants = {"COUNT": dh.type.size, "VALUE": 0.0}
-    lowering.call("fill", groups_for(dh.type.size, 256, lowering.limits), constants, y=dh)
+    lowering.call("fill", groups_for(dh.type.size, 256, limits), constants, y=dh)
+    power = {"power": _power(lowering, h)} if on_units else {}
+    passes = {"PASSES": 1} if on_units else {}
+    scales = {"spread": spread, "peak": peak}
     for k, (begin, columns) in enumerate(chunks):
-        part = rows_of(table, begin, columns)
-        dz = lowering.scratch(tensor("f32", rows, columns))
-        tile = _tile(lowering.limits, rows, columns)
+        part, dz = rows_of(table, begin, columns), lowering.scratch(tensor(dtype, rows, columns))
+        tile = _tile(limits, rows, columns, on_units)
         lowering.call(
-            _kernel("logits_grad", table),
-            groups_for(tile.count(rows, columns), 1, lowering.limits),
-            {**_sizes(h, columns), **tile.constants, "PITCH": _pitch(rows)},
+            _kernel("logits_grad", table, on_units),
+            groups_for(tile.count(rows, columns), 1, limits),
+            {**_sizes(h, columns), "PITCH": _pitch(h), **tile.constants, **passes},
             h=h,
             table=part,
             targets=rows_of(targets, k, 1),
-            spread=spread,
-            peak=peak,
             lse=lse,
             dz=dz,
+            **scales,
             **listed,
+            **power,
         )
-        tile = _tile(lowering.limits, rows, width)
+        tile = _tile(limits, rows, width, on_units)
         lowering.call(
-            _kernel("rows_grad", table),
-            groups_for(tile.count(rows, width), 1, lowering.limits),
+            _kernel("rows_grad", table, on_units),
+            groups_for(tile.count(rows, width), 1, limits),
             {**_sizes(h, columns), **tile.constants},
             dz=dz,
             table=part,
             dh=dh,
             **listed,
+            **(scales if on_units else {}),
         )
+
+
+def _power(lowering: Lowering, h: Value) -> Value:
+    """What each row of h is divided by to be f16."""
+    rows, width = h.type.shape
+    power = lowering.scratch(tensor("f32", rows))
+    groups = groups_for(rows, 1, lowering.limits)
+    lowering.call("row_power", groups, {"ROWS": rows, "COLUMNS": width}, x=h, y=power)
+    return power
 
 
 def _labelled_rows(
@@ -136,25 +167,28 @@ def _labelled_rows(
 ) -> tuple[dict[str, Value], Value]:
     """The list of rows that have a label, and for each range of the table its labels' places."""
     count = labels.type.shape[0]
-    sizes = {"ROWS": count, "PARTS": len(ranges), "PART": ranges[0][1], "PITCH": _pitch(count)}
+    pitch = _pitch(labels)
+    sizes = {"ROWS": count, "PARTS": len(ranges), "PART": ranges[0][1], "PITCH": pitch}
     listed = {
         "rows": lowering.scratch(tensor("u32", count)),
         "count": lowering.scratch(tensor("u32", 1)),
     }
-    targets = lowering.scratch(tensor("i32", len(ranges), _pitch(count)))
+    targets = lowering.scratch(tensor("i32", len(ranges), pitch))
     lowering.call("labelled_rows", (1, 1, 1), sizes, labels=labels, **listed, targets=targets)
     return listed, targets
 
 
-def _chunks(limits: Limits, rows: int, table: Value) -> list[tuple[int, int]]:
-    """Ranges of the table whose logits fit the scratch memory."""
-    columns = max(min(_SCRATCH, limits.max_range) // (4 * rows), _FEWEST_COLUMNS)
-    row_bytes = table.type.nbytes // table.type.shape[0]
-    most = min(limits.max_range, columns * row_bytes)
-    return row_ranges(replace(limits, max_range=most), table)
+def _ranges(limits: Limits, table: Value, most: int) -> list[tuple[int, int]]:
+    """Ranges of so many rows of the table at most, or some more if `most` is small."""
+    row = table.type.nbytes // table.type.shape[0]
+    most = min(max(most, _UNIT), limits.max_range // row)
+    most = most // _UNIT * _UNIT or most
+    return row_ranges(replace(limits, max_range=most * row), table)
 
 
-def _kernel(name: str, table: Value) -> str:
+def _kernel(name: str, table: Value, on_units: bool) -> str:
+    if on_units:
+        return f"{name}_cm"
     return f"{name}_f16" if table.type.dtype is DType.F16 else f"{name}_f32"
 
 
@@ -163,8 +197,8 @@ def _sizes(h: Value, columns: int) -> dict[str, int]:
     return {"ROWS": rows, "WIDTH": width, "COLUMNS": columns}
 
 
-def _pitch(rows: int) -> int:
-    return math.ceil(rows / _PITCH) * _PITCH
+def _pitch(h: Value) -> int:
+    return math.ceil(h.type.shape[0] / _PITCH) * _PITCH
 
 
 def _labelled_rows_meaning(
@@ -212,7 +246,8 @@ def _logits_grad_meaning(
     hits = np.flatnonzero((targets >= 0) & (targets < z.shape[1]))
     gradient[hits, targets[hits]] -= peak[hits]
     (dz,) = arrays(operands, "dz")
-    dz[: rows.size] = gradient
+    scale = 1 if dz.dtype == np.float32 else _gradient_scale(operands)
+    dz[: rows.size] = gradient / scale
 
 
 def _rows_grad_meaning(
@@ -220,7 +255,15 @@ def _rows_grad_meaning(
 ) -> None:
     rows = _listed(operands)
     dz, table, dh = arrays(operands, "dz", "table", "dh")
-    dh[rows] += dz[: rows.size] @ table.astype(np.float32)
+    scale = 1 if dz.dtype == np.float32 else _gradient_scale(operands)
+    dh[rows] += dz[: rows.size].astype(np.float32) @ table.astype(np.float32) * scale
+
+
+def _gradient_scale(operands: Mapping[str, HostValue]) -> Array:
+    """What a listed row's gradient is divided by, as a column; see gradient_scale.glsl."""
+    spread, peak = (np.abs(x[_listed(operands)]) for x in arrays(operands, "spread", "peak"))
+    scale: Array = np.maximum(np.maximum(spread, peak), np.float32(1e-30))[:, None] / _LARGEST
+    return scale
 
 
 def _logits(operands: Mapping[str, HostValue]) -> tuple[Array, Array, Array]:
@@ -235,9 +278,9 @@ def _listed(operands: Mapping[str, HostValue]) -> Array:
     return rows[: int(count[0])]
 
 
-def _for_both(name: str, meaning: Meaning) -> dict[str, Meaning]:
-    """A meaning that does not depend on the element type of the table."""
-    return {f"{name}_f16": meaning, f"{name}_f32": meaning}
+def _for_all(name: str, meaning: Meaning) -> dict[str, Meaning]:
+    """A meaning that does not depend on the element type of the table, nor on matrix units."""
+    return {f"{name}_{kind}": meaning for kind in ("f16", "f32", "cm")}
 
 
 RULES: dict[str, Rule] = {
@@ -247,7 +290,7 @@ RULES: dict[str, Rule] = {
 MEANINGS: dict[str, Meaning] = {
     "labelled_rows": _labelled_rows_meaning,
     "cross_entropy_merge": _merge_meaning,
-    **_for_both("cross_entropy", _cross_entropy_meaning),
-    **_for_both("logits_grad", _logits_grad_meaning),
-    **_for_both("rows_grad", _rows_grad_meaning),
+    **_for_all("cross_entropy", _cross_entropy_meaning),
+    **_for_all("logits_grad", _logits_grad_meaning),
+    **_for_all("rows_grad", _rows_grad_meaning),
 }

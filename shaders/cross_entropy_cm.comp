@@ -1,0 +1,112 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#extension GL_KHR_shader_subgroup_clustered : require
+// cross_entropy_cm: what cross_entropy_f16 computes, on matrix units.
+//
+// Reference: op linear_cross_entropy; cross_entropy_merge makes its results of these. WIDTH is a
+// multiple of 32, WARP_N is 32.
+// Bindings:
+//   0 read  h       f32[ROWS,WIDTH]
+//   1 read  table   f16[COLUMNS,WIDTH]
+//   2 read  targets i32[PITCH]
+//   3 read  rows    u32[ROWS]
+//   4 read  count   u32[1]
+//   5 read  power   f32[ROWS]
+//   6 write partial f32[TILES,3,PITCH]
+layout(constant_id = 0) const uint ROWS = 1;
+layout(constant_id = 1) const uint WIDTH = 32;
+layout(constant_id = 2) const uint COLUMNS = 1;
+layout(constant_id = 3) const uint PASSES = 2;
+layout(constant_id = 4) const uint TILE_M = 128;
+layout(constant_id = 5) const uint TILE_N = 128;
+layout(constant_id = 6) const uint WARP_M = 64;
+layout(constant_id = 7) const uint WARP_N = 32;
+layout(constant_id = 8) const uint SUBGROUP_SIZE = 32;
+layout(constant_id = 9) const uint WORKGROUP = 256;
+layout(constant_id = 10) const uint TILES = 1;
+layout(constant_id = 11) const uint PITCH = 1;
+layout(local_size_x_id = 9) in;
+layout(binding = 0, std430) readonly buffer H4 { vec4 h4[]; };
+layout(binding = 1, std430) readonly buffer Table8 { uvec4 table8[]; };
+layout(binding = 2, std430) readonly buffer Targets { int targets[]; };
+layout(binding = 3, std430) readonly buffer Rows { uint rows[]; };
+layout(binding = 4, std430) readonly buffer Count { uint count[]; };
+layout(binding = 5, std430) readonly buffer Power { float power[]; };
+layout(binding = 6, std430) writeonly buffer Partial { float partial[]; };
+#include "logits_units.glsl"
+
+const float NONE = -1e30;
+shared vec2 strips[WARPS_N * TILE_M];  // the largest and the sum over a subgroup's columns
+shared uint row_ids[TILE_M];           // ROWS for none
+shared float picked[TILE_M];
+
+// Eight threads side by side have the 32 columns of a subgroup.
+void store_quad(uint place, uint column, uvec4 bits) {
+  const uint line = place - first_place();
+  const uint row = row_ids[line];
+  float scale = 1;
+  int target = -1;
+  if (row < ROWS) {
+    scale = power[row];
+    target = targets[row] - int(column);
+  }
+  const vec4 z = scale * uintBitsToFloat(bits);
+  float top = NONE;
+  [[unroll]] for (uint j = 0; j < 4; j++) {
+    if (column + j < COLUMNS) {
+      top = max(top, z[j]);
+      if (target == int(j)) {
+        picked[line] = z[j];
+      }
+    }
+  }
+  top = subgroupClusteredMax(top, 8);
+  float total = 0;
+  [[unroll]] for (uint j = 0; j < 4; j++) {
+    if (column + j < COLUMNS) {
+      total += exp(z[j] - top);
+    }
+  }
+  total = subgroupClusteredAdd(total, 8);
+  if (gl_SubgroupInvocationID % 8 == 0) {
+    strips[gl_SubgroupID % WARPS_N * TILE_M + line] = vec2(top, total);
+  }
+}
+
+void write_partial(uint line) {
+  float top = NONE, total = 0;
+  [[unroll]] for (uint strip = 0; strip < WARPS_N; strip++) {
+    top = max(top, strips[strip * TILE_M + line].x);
+  }
+  [[unroll]] for (uint strip = 0; strip < WARPS_N; strip++) {
+    const vec2 found = strips[strip * TILE_M + line];
+    total += found.y * exp(found.x - top);
+  }
+  const uint at = group() / TILES_M * 3 * PITCH + row_ids[line];
+  partial[at] = top;
+  partial[at + PITCH] = total;
+  partial[at + 2 * PITCH] = picked[line];
+}
+
+void main() {
+  const uint thread = gl_LocalInvocationIndex;
+  if (first_place() < count[0] && first_column() < COLUMNS) {
+    find_rows();
+    for (uint line = thread; line < TILE_M; line += WORKGROUP) {
+      picked[line] = 0;
+      row_ids[line] = ROWS;
+      if (first_place() + line < count[0]) {
+        row_ids[line] = rows[first_place() + line];
+      }
+    }
+    multiply_tiles(first_place(), first_column());
+    store_tile(first_place(), first_column());
+    barrier();
+    for (uint line = thread; line < TILE_M; line += WORKGROUP) {
+      if (row_ids[line] < ROWS) {
+        write_partial(line);
+      }
+    }
+  }
+}

@@ -1,0 +1,109 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+// rows_grad_cm: dh[rows[i]] += dz[i] table on matrix units, with dz as logits_grad_cm scales it.
+//
+// Reference: op linear_cross_entropy_grad, the last step for a part of the table. COLUMNS is a
+// multiple of 32, WIDTH of 8.
+// Bindings:
+//   0 read   dz     f16[ROWS,COLUMNS]
+//   1 read   table  f16[COLUMNS,WIDTH]
+//   2 read   rows   u32[ROWS]
+//   3 read   count  u32[1]
+//   4 read   spread f32[ROWS]
+//   5 read   peak   f32[ROWS]
+//   6 update dh     f32[ROWS,WIDTH]
+layout(constant_id = 0) const uint ROWS = 1;
+layout(constant_id = 1) const uint WIDTH = 8;
+layout(constant_id = 2) const uint COLUMNS = 32;
+layout(constant_id = 3) const uint TILE_M = 128;
+layout(constant_id = 4) const uint TILE_N = 128;
+layout(constant_id = 5) const uint WARP_M = 64;
+layout(constant_id = 6) const uint WARP_N = 32;
+layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
+layout(constant_id = 8) const uint WORKGROUP = 256;
+layout(local_size_x_id = 8) in;
+layout(binding = 0, std430) readonly buffer Dz8 { uvec4 dz8[]; };
+layout(binding = 1, std430) readonly buffer Table8 { uvec4 table8[]; };
+layout(binding = 2, std430) readonly buffer Rows { uint rows[]; };
+layout(binding = 3, std430) readonly buffer Count { uint count[]; };
+layout(binding = 4, std430) readonly buffer Spread { float spread[]; };
+layout(binding = 5, std430) readonly buffer Peak { float peak[]; };
+layout(binding = 6, std430) buffer Dh4 { vec4 dh4[]; };
+
+#define INNER COLUMNS
+const uint DEPTH = 32;
+const uint UNIT_K = 16;
+const uint PITCH_A = DEPTH / 8 + 1;  // a row's halves and 16 bytes more, against bank conflicts
+const uint SIZE_A = TILE_M * PITCH_A;
+const uint PITCH_B = TILE_N / 8 + 1;
+const uint SIZE_B = DEPTH * PITCH_B;
+#define FACTOR float16_t
+#define SUM float
+#define STAGED uvec4
+#define STAGED_BYTES 16
+#define PLACE_A(k) ((k) / 8)
+#define PLACE_B(column, k) ((k) * PITCH_B + (column) / 8)
+#define LAYOUT_B gl_CooperativeMatrixLayoutRowMajor
+#include "units.glsl"
+#include "index.glsl"
+#include "gradient_scale.glsl"
+
+const uint TILES_N = (WIDTH + TILE_N - 1) / TILE_N;
+const uint PARTS_A = DEPTH / 8;  // of a row, eight items each
+const uint LOADS_A = TILE_M * PARTS_A / WORKGROUP;
+const uint PARTS_B = TILE_N / 8;
+const uint LOADS_B = DEPTH * PARTS_B / WORKGROUP;
+
+uvec4 next_a[LOADS_A];
+uvec4 next_b[LOADS_B];
+
+void fetch(uint row, uint column, uint k) {
+  [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    const uint place = row + item / PARTS_A;
+    next_a[i] = uvec4(0);
+    if (place < ROWS) {
+      next_a[i] = dz8[(place * COLUMNS + k) / 8 + item % PARTS_A];
+    }
+  }
+  [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    const uint at = column + item % PARTS_B * 8;
+    next_b[i] = uvec4(0);
+    if (at < WIDTH) {
+      next_b[i] = table8[((k + item / PARTS_B) * WIDTH + at) / 8];
+    }
+  }
+}
+
+void stage(uint at) {
+  [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    staged[at + item / PARTS_A * PITCH_A + item % PARTS_A] = next_a[i];
+  }
+  [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    staged[at + SIZE_A + item / PARTS_B * PITCH_B + item % PARTS_B] = next_b[i];
+  }
+}
+
+uvec4 quad_at(uint place) {
+  return staged[place];
+}
+
+void store_quad(uint place, uint column, uvec4 bits) {
+  if (place < count[0] && column < WIDTH) {
+    const uint row = rows[place];
+    dh4[(row * WIDTH + column) / 4] += uintBitsToFloat(bits) * (gradient_scale(row) / LARGEST);
+  }
+}
+
+void main() {
+  const uint place = group() / TILES_N * TILE_M;
+  const uint column = group() % TILES_N * TILE_N;
+  if (place < count[0]) {
+    multiply_tiles(place, column);
+    store_tile(place, column);
+  }
+}
