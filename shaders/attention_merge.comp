@@ -19,22 +19,32 @@ layout(binding = 1, std430) readonly buffer SpanLse { float span_lse[]; };
 layout(binding = 2, std430) writeonly buffer O { float o[]; };
 layout(binding = 3, std430) writeonly buffer Lse { float lse[]; };
 
+shared float weights[SPANS];
+
 void main() {
   const uint head = gl_WorkGroupID.x, row = gl_WorkGroupID.y;
   const uint begin = row * SPANS * HEADS + head;
-  float top = span_lse[begin];
-  for (uint s = 1; s < SPANS; s++) {
-    top = max(top, span_lse[begin + s * HEADS]);
+  for (uint s = gl_LocalInvocationIndex; s < SPANS; s += THREADS) {
+    weights[s] = span_lse[begin + s * HEADS];
   }
+  barrier();
+  float top = weights[0];
+  for (uint s = 1; s < SPANS; s++) {
+    top = max(top, weights[s]);
+  }
+  barrier();
+  for (uint s = gl_LocalInvocationIndex; s < SPANS; s += THREADS) {
+    weights[s] = exp(weights[s] - top);
+  }
+  barrier();
   float total = 0;
   for (uint s = 0; s < SPANS; s++) {
-    total += exp(span_lse[begin + s * HEADS] - top);
+    total += weights[s];
   }
   for (uint i = gl_LocalInvocationIndex; i < WIDTH; i += THREADS) {
     float sum = 0;
     for (uint s = 0; s < SPANS; s++) {
-      const uint at = begin + s * HEADS;
-      sum += exp(span_lse[at] - top) * span_o[at * WIDTH + i];
+      sum += weights[s] * span_o[(begin + s * HEADS) * WIDTH + i];
     }
     o[(row * HEADS + head) * WIDTH + i] = sum / total;
   }

@@ -40,12 +40,16 @@ MATRIX_F32(v, 2, KEYS * KV_HEADS, WIDTH)
 const uint WIDTH4 = (WIDTH + 3) / 4;
 const uint PARTS = 4;  // invocations that share a key's dot products
 const uint ABREAST = THREADS / PARTS;
-const uint SLOTS = THREADS / WIDTH4;
+const uint ROUNDS = (SPAN + ABREAST - 1) / ABREAST;
+const uint COLUMNS = (WIDTH4 + PARTS - 1) / PARTS;
+const uint SLOTS = THREADS / WIDTH4;  // keys whose values are mixed at a time
+const uint STEPS = (SPAN + SLOTS - 1) / SLOTS;
 const float HIDDEN = -1e30;
 
 shared vec4 queries[SHARE * WIDTH4];
-shared float scores[SHARE * SPAN];
-shared float numbers[SHARE * THREADS];
+shared float dots[SHARE * ROUNDS * THREADS];
+shared float scores[SHARE * STEPS * SLOTS];
+shared float numbers[THREADS];
 shared vec4 vectors[THREADS];
 
 uint thread = gl_LocalInvocationIndex;
@@ -66,35 +70,36 @@ void load_queries() {
   barrier();
 }
 
-// Scores of `count` keys from `low`: ABREAST keys at a time, each by PARTS invocations.
+// Scores of `count` keys from `low`, of which there is at least one: ABREAST keys at a time, each by
+// PARTS invocations. What is past the last key is read as the last, so that no load waits.
 void score(uint low, uint count) {
-  for (uint begin = 0; begin < count; begin += ABREAST) {
-    const uint key = begin + thread / PARTS;
+  const uint part = thread % PARTS;
+  [[unroll]] for (uint round = 0; round < ROUNDS; round++) {
+    const uint key = low + min(round * ABREAST + thread / PARTS, count - 1);
     float sums[SHARE];
     [[unroll]] for (uint h = 0; h < SHARE; h++) {
       sums[h] = 0;
     }
-    if (key < count) {
-      for (uint column = thread % PARTS; column < WIDTH4; column += PARTS) {
-        const vec4 x = load_k((low + key) * KV_HEADS + kv_head, 4 * column);
+    [[unroll]] for (uint i = 0; i < COLUMNS; i++) {
+      const uint column = part + PARTS * i;
+      if (WIDTH4 % PARTS == 0 || column < WIDTH4) {
+        const vec4 x = load_k(key * KV_HEADS + kv_head, 4 * column);
         [[unroll]] for (uint h = 0; h < SHARE; h++) {
           sums[h] += dot(x, queries[h * WIDTH4 + column]);
         }
       }
     }
     [[unroll]] for (uint h = 0; h < SHARE; h++) {
-      numbers[h * THREADS + thread] = sums[h];
+      dots[(h * ROUNDS + round) * THREADS + thread] = sums[h];
     }
-    barrier();
-    for (uint i = thread; i < SHARE * ABREAST; i += THREADS) {
-      const uint h = i / ABREAST, at = h * THREADS + i % ABREAST * PARTS;
-      if (begin + i % ABREAST < count) {
-        const float sum = (numbers[at] + numbers[at + 1]) + (numbers[at + 2] + numbers[at + 3]);
-        scores[h * SPAN + begin + i % ABREAST] = SCALE * sum;
-      }
-    }
-    barrier();
   }
+  barrier();
+  for (uint i = thread; i < SHARE * SPAN; i += THREADS) {
+    const uint h = i / SPAN, key = i % SPAN;
+    const uint at = h * ROUNDS * THREADS + key * PARTS;
+    scores[h * STEPS * SLOTS + key] = SCALE * ((dots[at] + dots[at + 1]) + (dots[at + 2] + dots[at + 3]));
+  }
+  barrier();
 }
 
 // The largest number, or the sum, over the invocations of a head; LANES is a power of two.
@@ -113,31 +118,32 @@ float reduce(float x, bool largest) {
   return result;
 }
 
-// Turns scores into probabilities and writes lse.
+// Turns scores into probabilities, zero past the last key, and writes lse.
 void normalize(uint count) {
   const uint h = thread / LANES, lane = thread % LANES;
+  const uint at = h * STEPS * SLOTS;
   const bool has_head = h < SHARE;
   float top = HIDDEN, total = 0;
   if (has_head) {
     for (uint i = lane; i < count; i += LANES) {
-      top = max(top, scores[h * SPAN + i]);
+      top = max(top, scores[at + i]);
     }
   }
   top = reduce(top, true);
   if (has_head) {
-    for (uint i = lane; i < count; i += LANES) {
-      const float p = exp(scores[h * SPAN + i] - top);
-      scores[h * SPAN + i] = p;
+    for (uint i = lane; i < STEPS * SLOTS; i += LANES) {
+      const float p = i < count ? exp(scores[at + i] - top) : 0.0;
+      scores[at + i] = p;
       total += p;
     }
   }
   total = reduce(total, false);
   if (has_head) {
     for (uint i = lane; i < count; i += LANES) {
-      scores[h * SPAN + i] /= total;
+      scores[at + i] /= total;
     }
     if (lane == 0) {
-      lse[(row * SPANS + span) * HEADS + head + h] = count > 0 ? top + log(total) : HIDDEN;
+      lse[(row * SPANS + span) * HEADS + head + h] = top + log(total);
     }
   }
   barrier();
@@ -151,10 +157,11 @@ void mix(uint low, uint count) {
     sums[h] = vec4(0);
   }
   if (slot < SLOTS) {
-    for (uint key = slot; key < count; key += SLOTS) {
-      const vec4 x = load_v((low + key) * KV_HEADS + kv_head, 4 * column);
+    [[unroll]] for (uint step = 0; step < STEPS; step++) {
+      const uint key = step * SLOTS + slot;
+      const vec4 x = load_v((low + min(key, count - 1)) * KV_HEADS + kv_head, 4 * column);
       [[unroll]] for (uint h = 0; h < SHARE; h++) {
-        sums[h] += scores[h * SPAN + key] * x;
+        sums[h] += scores[h * STEPS * SLOTS + key] * x;
       }
     }
   }
@@ -172,10 +179,23 @@ void mix(uint low, uint count) {
   }
 }
 
+void write_nothing() {
+  for (uint i = thread; i < SHARE * WIDTH; i += THREADS) {
+    o[((row * SPANS + span) * HEADS + head) * WIDTH + i] = 0;
+  }
+  if (thread < SHARE) {
+    lse[(row * SPANS + span) * HEADS + head + thread] = HIDDEN;
+  }
+}
+
 void main() {
   const uint low = uint(max(first[row], int(span * SPAN)));
   const int high = min(min(last[row], int(KEYS) - 1), int(span * SPAN + SPAN) - 1);
-  const uint count = uint(max(high - int(low) + 1, 0));
+  if (high < int(low)) {
+    write_nothing();
+    return;
+  }
+  const uint count = uint(high) - low + 1;
   load_queries();
   score(low, count);
   normalize(count);

@@ -1,5 +1,6 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 // sample: the id of a token for each row of logits, one workgroup a row. At temperature 0 the best
 // of the chunks' largest; else the largest of z / temperature + Gumbel noise among those that pass
 // the filters top_k and top_p.
@@ -38,6 +39,7 @@ layout(binding = 8, std430) writeonly buffer Chosen { int chosen[]; };
 #include "philox.glsl"
 #include "sample_best.glsl"
 
+const uint BATCH = 8;
 const uint BINS = 1u << DIGIT;
 const uint BINS_EACH = (BINS + THREADS - 1) / THREADS;
 
@@ -68,8 +70,14 @@ uint row() {
   return gl_WorkGroupID.x;
 }
 
-float logit(uint id) {
-  return logits[row() * VOCABULARY + id];
+// The logits of the tokens begin + THREADS i. What is past the last one is read as the last, so that
+// no load waits for another.
+float[BATCH] batch(uint begin) {
+  float x[BATCH];
+  [[unroll]] for (uint i = 0; i < BATCH; i++) {
+    x[i] = logits[row() * VOCABULARY + min(begin + i * THREADS, VOCABULARY - 1)];
+  }
+  return x;
 }
 
 // A key that grows with the number; both zeros have the same.
@@ -113,15 +121,18 @@ void fill_bins(uint kind, Cut cut, float top, uint prefix, uint low, uint high) 
   }
   barrier();
   const uint mask = (1u << (high - low)) - 1;
-  for (uint id = gl_LocalInvocationIndex; id < VOCABULARY; id += THREADS) {
-    const float x = logit(id);
-    const uint own = key_of(x);
-    const uint key = kind == ORDER ? ~id : own;
-    const bool fits = high == 32 || key >> (high & 31) == prefix >> (high & 31);
-    const bool wanted =
-        kind == COUNTS || (kind == MASSES && own > cut.key) || (kind == ORDER && own == cut.key);
-    if (fits && wanted) {
-      add_weight(key >> low & mask, kind == MASSES ? mass_of(x, top) : uvec2(1, 0));
+  for (uint begin = gl_LocalInvocationIndex; begin < VOCABULARY; begin += BATCH * THREADS) {
+    const float x[BATCH] = batch(begin);
+    [[unroll]] for (uint i = 0; i < BATCH; i++) {
+      const uint id = begin + i * THREADS;
+      const uint own = key_of(x[i]);
+      const uint key = kind == ORDER ? ~id : own;
+      const bool fits = high == 32 || key >> (high & 31) == prefix >> (high & 31);
+      const bool wanted =
+          kind == COUNTS || (kind == MASSES && own > cut.key) || (kind == ORDER && own == cut.key);
+      if (id < VOCABULARY && fits && wanted) {
+        add_weight(key >> low & mask, kind == MASSES ? mass_of(x[i], top) : uvec2(1, 0));
+      }
     }
   }
   const bool has_cut = high == 32 || cut.key >> (high & 31) == prefix >> (high & 31);
@@ -228,13 +239,16 @@ Best draw(float top) {
     last_id = ~select(ORDER, cut, top, float(cut.kept)).key;
   }
   Best best = Best(0, NOBODY);
-  for (uint id = gl_LocalInvocationIndex; id < VOCABULARY; id += THREADS) {
-    const float x = logit(id);
-    const uint key = key_of(x);
-    if (key > cut.key || (key == cut.key && id <= last_id)) {
-      const uint word = philox(uvec4(id, uint(positions[row()]), 0, 0), seed[0]).x;
-      const float noise = -log(negative_log(unit_interval(word)));
-      best = better(best, Best(x / temperature[0] + noise, id));
+  for (uint begin = gl_LocalInvocationIndex; begin < VOCABULARY; begin += BATCH * THREADS) {
+    const float x[BATCH] = batch(begin);
+    [[unroll]] for (uint i = 0; i < BATCH; i++) {
+      const uint id = begin + i * THREADS;
+      const uint key = key_of(x[i]);
+      if (id < VOCABULARY && (key > cut.key || (key == cut.key && id <= last_id))) {
+        const uint word = philox(uvec4(id, uint(positions[row()]), 0, 0), seed[0]).x;
+        const float noise = -log(negative_log(unit_interval(word)));
+        best = better(best, Best(x[i] / temperature[0] + noise, id));
+      }
     }
   }
   return workgroup_best(best);

@@ -15,9 +15,9 @@ from .meanings import arrays, of_op
 
 _FEW_ROWS = 4
 """Queries up to which their keys are split over workgroups."""
-_SPAN = 256
+_SPAN = 64
 """Keys of one of those workgroups."""
-_MOST_SHARED = 8
+_MOST_SHARED = 5
 """Query heads that one of those workgroups works on."""
 _SPLIT_THREADS = 128
 _HIDDEN = -1e30
