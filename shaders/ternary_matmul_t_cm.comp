@@ -108,7 +108,6 @@ void main() {
   const uint row = group() / TILES_N * TILE_M;
   const uint column = group() % TILES_N * TILE_N;
   if (row < ROWS) {
-    multiply_tiles(row, column);
-    store_tile(row, column);
+    multiply_tile(row, column);
   }
 }

@@ -29,77 +29,62 @@ const uint HALF = SIZE_A + SIZE_B;
 const uint PITCH_SUMS = (WARP_N + 4) * 4 / STAGED_BYTES;
 
 shared STAGED staged[2 * HALF];
-coopmat<SUM, gl_ScopeSubgroup, UNIT, UNIT, gl_MatrixUseAccumulator> sums[UNITS_M * UNITS_N];
 
 void fetch(uint row, uint column, uint k);
 void stage(uint at);
 uvec4 quad_at(uint place);
 void store_quad(uint row, uint column, uvec4 bits);
 
-// Where this subgroup's sums begin in the tile.
-uint warp_row() {
-  return gl_SubgroupID / WARPS_N * WARP_M;
-}
-
-uint warp_column() {
-  return gl_SubgroupID % WARPS_N * WARP_N;
-}
-
-void multiply_staged(uint at) {
-  [[unroll]] for (uint k = 0; k < DEPTH; k += UNIT_K) {
-    coopmat<FACTOR, gl_ScopeSubgroup, UNIT, UNIT_K, gl_MatrixUseA> a[UNITS_M];
-    [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
-      const uint first = (warp_row() + m * UNIT) * PITCH_A + PLACE_A(k);
-      coopMatLoad(a[m], staged, at + first, PITCH_A, gl_CooperativeMatrixLayoutRowMajor);
-    }
-    [[unroll]] for (uint n = 0; n < UNITS_N; n++) {
-      coopmat<FACTOR, gl_ScopeSubgroup, UNIT_K, UNIT, gl_MatrixUseB> b;
-      const uint first = PLACE_B(warp_column() + n * UNIT, k);
-      coopMatLoad(b, staged, at + SIZE_A + first, PITCH_B, LAYOUT_B);
-      [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
-        sums[m * UNITS_N + n] = coopMatMulAdd(a[m], b, sums[m * UNITS_N + n]);
-      }
-    }
-  }
-}
-
-void multiply_tiles(uint row, uint column) {
+// All in one function, so that the sums are local to it and stay in registers.
+void multiply_tile(uint row, uint column) {
+  const uint warp_m = gl_SubgroupID / WARPS_N * WARP_M;
+  const uint warp_n = gl_SubgroupID % WARPS_N * WARP_N;
+  coopmat<SUM, gl_ScopeSubgroup, UNIT, UNIT, gl_MatrixUseAccumulator> sums[UNITS_M * UNITS_N];
   [[unroll]] for (uint i = 0; i < UNITS_M * UNITS_N; i++) {
     sums[i] = coopmat<SUM, gl_ScopeSubgroup, UNIT, UNIT, gl_MatrixUseAccumulator>(0);
   }
   fetch(row, column, 0);
   stage(0);
-  for (uint k = 0; k < INNER; k += DEPTH) {
-    const uint at = k / DEPTH % 2 * HALF;
+  for (uint step = 0; step < INNER; step += DEPTH) {
+    const uint at = step / DEPTH % 2 * HALF;
     barrier();
-    if (k + DEPTH < INNER) {
-      fetch(row, column, k + DEPTH);
+    if (step + DEPTH < INNER) {
+      fetch(row, column, step + DEPTH);
     }
-    multiply_staged(at);
-    if (k + DEPTH < INNER) {
+    [[unroll]] for (uint k = 0; k < DEPTH; k += UNIT_K) {
+      coopmat<FACTOR, gl_ScopeSubgroup, UNIT, UNIT_K, gl_MatrixUseA> a[UNITS_M];
+      [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
+        const uint first = at + (warp_m + m * UNIT) * PITCH_A + PLACE_A(k);
+        coopMatLoad(a[m], staged, first, PITCH_A, gl_CooperativeMatrixLayoutRowMajor);
+      }
+      [[unroll]] for (uint n = 0; n < UNITS_N; n++) {
+        coopmat<FACTOR, gl_ScopeSubgroup, UNIT_K, UNIT, gl_MatrixUseB> b;
+        const uint first = at + SIZE_A + PLACE_B(warp_n + n * UNIT, k);
+        coopMatLoad(b, staged, first, PITCH_B, LAYOUT_B);
+        [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
+          sums[m * UNITS_N + n] = coopMatMulAdd(a[m], b, sums[m * UNITS_N + n]);
+        }
+      }
+    }
+    if (step + DEPTH < INNER) {
       stage(HALF - at);
     }
   }
-}
-
-// Hands all sums to store_quad by way of shared memory, as only matrix units know which thread has
-// which.
-void store_tile(uint row, uint column) {
+  // Only matrix units know which thread has which sum, so they go by way of shared memory.
   const uint base = gl_SubgroupID * UNIT * PITCH_SUMS;
-  const uint per_quad = 16 / STAGED_BYTES;
   barrier();
   [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
     [[unroll]] for (uint n = 0; n < UNITS_N; n++) {
-      coopMatStore(sums[m * UNITS_N + n], staged, base + n * UNIT / 4 * per_quad, PITCH_SUMS,
+      const uint first = base + n * UNIT * 4 / STAGED_BYTES;
+      coopMatStore(sums[m * UNITS_N + n], staged, first, PITCH_SUMS,
                    gl_CooperativeMatrixLayoutRowMajor);
     }
     subgroupBarrier();
     for (uint i = gl_SubgroupInvocationID; i < UNIT * WARP_N / 4; i += SUBGROUP_SIZE) {
       const uint line = i / (WARP_N / 4);
       const uint quad = i % (WARP_N / 4);
-      const uint place = base + line * PITCH_SUMS + quad * per_quad;
-      store_quad(row + warp_row() + m * UNIT + line, column + warp_column() + 4 * quad,
-                 quad_at(place));
+      const uvec4 bits = quad_at(base + line * PITCH_SUMS + quad * 16 / STAGED_BYTES);
+      store_quad(row + warp_m + m * UNIT + line, column + warp_n + 4 * quad, bits);
     }
     subgroupBarrier();
   }
