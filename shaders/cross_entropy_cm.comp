@@ -100,8 +100,7 @@ void main() {
         row_ids[line] = rows[first_place() + line];
       }
     }
-    multiply_tiles(first_place(), first_column());
-    store_tile(first_place(), first_column());
+    multiply_tile(first_place(), first_column());
     barrier();
     for (uint line = thread; line < TILE_M; line += WORKGROUP) {
       if (row_ids[line] < ROWS) {

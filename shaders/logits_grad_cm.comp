@@ -60,7 +60,6 @@ void store_quad(uint place, uint column, uvec4 bits) {
 void main() {
   if (first_place() < count[0] && first_column() < COLUMNS) {
     find_rows();
-    multiply_tiles(first_place(), first_column());
-    store_tile(first_place(), first_column());
+    multiply_tile(first_place(), first_column());
   }
 }

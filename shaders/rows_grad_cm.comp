@@ -103,7 +103,6 @@ void main() {
   const uint place = group() / TILES_N * TILE_M;
   const uint column = group() % TILES_N * TILE_N;
   if (place < count[0]) {
-    multiply_tiles(place, column);
-    store_tile(place, column);
+    multiply_tile(place, column);
   }
 }
