@@ -115,6 +115,8 @@ def train(
     for folder in filter(None, (dump_passes, out)):
         make_folder(folder)
     _describe(console, checkpoint, sets, trainer)
+    if needed := trainer.device_bytes(sets[data].examples):
+        console.print(f"device memory needed: {needed / 2**30:.2f} GiB")
     with _metrics(out / METRICS) as metrics:
         metrics({"event": "start", "model": str(model), "data": str(data), **asdict(options)})
         try:

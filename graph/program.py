@@ -36,6 +36,16 @@ class Program(Protocol):
     together: a device need not wait for the host in between.
     """
 
+    @property
+    def schedule(self) -> object:
+        """What will be run; its `str` is a text for people."""
+        ...
+
+    @property
+    def device_bytes(self) -> int:
+        """Device memory that a step takes, persistent values included; 0 on the host itself."""
+        ...
+
     def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
         """Hand over the inputs of the coming steps, after all started ones are done.
 

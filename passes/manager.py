@@ -56,7 +56,7 @@ class PassManager:
             self.on_stage(number, name, graph)
 
 
-def dump_to(folder: Path, write: Callable[[Path, str], None]) -> Callable[[int, str, Graph], None]:
+def dump_to(folder: Path, write: Callable[[Path, str], None]) -> Callable[[int, str, object], None]:
     """An `on_stage` that writes numbered text files into a folder.
 
     Args:
@@ -64,7 +64,7 @@ def dump_to(folder: Path, write: Callable[[Path, str], None]) -> Callable[[int, 
         write: writes a text to a path.
     """
 
-    def on_stage(number: int, name: str, graph: Graph) -> None:
+    def on_stage(number: int, name: str, graph: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / f"{number:02d}-{name}.txt", str(graph))
 

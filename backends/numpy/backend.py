@@ -18,7 +18,7 @@ from ...graph.tensors import Array, HostValue, Quantized, Ternary
 from ...graph.types import DType, GraphError, TensorType
 from ...graph.values import check_type
 from .evaluate import apply
-from .stages import Sweep, Tasks, plan_stages
+from .stages import Stages, Sweep, Tasks, plan_stages
 
 BLOCK = 128
 """Rows of a block. It is fixed, so that results do not depend on the number of cores."""
@@ -103,6 +103,16 @@ class NumpyProgram:
         self._stages = plan_stages(graph)
         self._staged: deque[Mapping[str, Array]] = deque()
         self._donated = {alias.output: alias.donated for alias in graph.aliases}
+
+    @property
+    def schedule(self) -> Stages:
+        """Sweeps and tasks of a step; see `Program`."""
+        return Stages(self.graph.name, self._stages)
+
+    @property
+    def device_bytes(self) -> int:
+        """Nothing: all memory is the host's."""
+        return 0
 
     def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
         """Keep the inputs of the coming steps; see `Program`."""

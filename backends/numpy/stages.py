@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from ...graph.ir import Graph, Node
 from ...graph.ops import op_def
+from ...graph.text import format_node
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,22 @@ class Tasks:
 
 
 Stage: TypeAlias = Sweep | Tasks
+
+
+@dataclass(frozen=True)
+class Stages:
+    """All stages of a graph; `str()` prints them."""
+
+    name: str
+    stages: tuple[Stage, ...]
+
+    def __str__(self) -> str:
+        lines = [f"stages @{self.name} {{"]
+        for stage in self.stages:
+            kind = f"sweep of {stage.rows} rows" if isinstance(stage, Sweep) else "tasks"
+            lines.append(f"  {kind}:")
+            lines += [f"    {format_node(node)}" for node in stage.nodes]
+        return "\n".join([*lines, "}"]) + "\n"
 
 
 def sweep_rows(node: Node) -> int | None:

@@ -18,7 +18,7 @@ from .layout import to_bytes, view
 from .plan import make_plan
 from .queue import Ticket
 from .recorder import Recording
-from .schedule import Kind
+from .schedule import Kind, Schedule
 from .transfer import Region
 from .window import CURSOR, log_of, window_of, with_window
 
@@ -135,6 +135,17 @@ class VulkanProgram:
         self._inputs = graph.inputs_of(Role.INPUT)
         donated = {alias.output for alias in graph.aliases}
         self._outputs = tuple(v for v in graph.outputs if v.name not in donated)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Dispatches and barriers of a step; see `Program`."""
+        return self.plan.schedule
+
+    @property
+    def device_bytes(self) -> int:
+        """All buffers of the schedule but the outputs, which lie in the host's memory."""
+        buffers = self.plan.schedule.buffers
+        return sum(buffer.size for buffer in buffers if buffer.kind is not Kind.OUTPUT)
 
     def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
         """Upload the inputs of the coming steps; see `Program`."""

@@ -27,7 +27,8 @@ WINDOW = 32
 BUCKET = 128
 """Token counts are rounded up to a multiple of this, so that few programs serve all batches."""
 
-OnStage = Callable[[int, str, Graph], None]
+OnStage = Callable[[int, str, object], None]
+"""Called with the number, the name and a printable form of each stage of compilation."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class Trainer:
             weights: as a checkpoint gives them.
             backend: where to compute.
             options: of the run.
-            on_stage: sees the graph after every pass of the first training program.
+            on_stage: sees the graph after every pass of the first training program, and its
+                schedule.
             bucket: token counts are rounded up to a multiple of this.
 
         Raises:
@@ -187,20 +189,31 @@ class Trainer:
                 examples, self.options.batch_size, self.options.seed, epoch, self._bucket
             )
 
+    def device_bytes(self, examples: Sequence[Example]) -> int:
+        """Device memory that the largest batch will take, 0 if the backend computes on the host."""
+        most = sorted((example.tokens.size for example in examples), reverse=True)
+        tokens = sum(most[: self.options.batch_size])
+        return self._program("train", -(-tokens // self._bucket) * self._bucket).device_bytes
+
     def _program(self, purpose: str, tokens: int) -> Program:
         key = (purpose, tokens)
         if key not in self._programs:
-            self._programs[key] = self._backend.compile(self._graph(purpose, tokens))
+            graph = loss_graph(self._config, tokens, self._embedding)
+            compile_for = self._compile_training if purpose == "train" else self._compile_evaluation
+            self._programs[key] = compile_for(graph)
         return self._programs[key]
 
-    def _graph(self, purpose: str, tokens: int) -> Graph:
-        graph = loss_graph(self._config, tokens, self._embedding)
-        if purpose == "eval":
-            return PassManager(self.options.evaluation_passes()).run(graph)
+    def _compile_evaluation(self, graph: Graph) -> Program:
+        return self._backend.compile(PassManager(self.options.evaluation_passes()).run(graph))
+
+    def _compile_training(self, graph: Graph) -> Program:
         graph = replace(graph, outputs=(graph.output("loss"),))
         passes: Sequence[Pass] = self.options.training_passes()
         on_stage, self._on_stage = self._on_stage, None
-        return PassManager(passes, on_stage).run(graph)
+        program = self._backend.compile(PassManager(passes, on_stage).run(graph))
+        if on_stage is not None:
+            on_stage(len(passes) + 1, "schedule", program.schedule)
+        return program
 
 
 @dataclass(frozen=True)
