@@ -25,6 +25,9 @@ from .forward import (
 _BUCKET = 64
 """Prompts are padded to a multiple of this many tokens."""
 
+_WINDOW = 64
+"""Tokens whose inputs are handed to the backend together."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -134,11 +137,12 @@ class Generator:
         if self._decode is None:
             graph = decode_graph(self._config, self._context, self._embedding)
             self._decode = self._backend.compile(PassManager(self._passes).run(graph))
-        for begin in range(1, room, together):
-            count = min(together, room - begin)
-            self._decode.stage([sampling.inputs()] * count)
-            for result in self._decode.start(count).results():
-                yield int(result["next"][0])
+        for begin in range(1, room, _WINDOW):
+            window = min(_WINDOW, room - begin)
+            self._decode.stage([sampling.inputs()] * window)
+            for done in range(0, window, together):
+                for result in self._decode.start(min(together, window - done)).results():
+                    yield int(result["next"][0])
 
     def _feed(self, prompt: list[int], sampling: Sampling) -> int:
         """Put a prompt into the cache; the token sampled behind it.
