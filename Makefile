@@ -12,10 +12,11 @@ DEMO := runs/demo
 DEMO_MODEL := $(or $(MODEL),$(DEMO)/tiny.gguf)
 DATA ?= models/data/demo.json
 PROMPT ?= What is a ternary weight?
+SIZE := --preset tiny --layers 1 --hidden-size 512 --intermediate-size 1024 --heads 8
 ifdef MODEL
 OPTIONS ?=
 else
-OPTIONS ?= --rank 64 --alpha 64 --lr 1e-2 --epochs 80
+OPTIONS ?= --rank 64 --alpha 256 --lr 2e-3 --epochs 50
 endif
 
 .PHONY: help setup test test-torch demo clean
@@ -71,7 +72,7 @@ demo: $(VENV)/.ready
 ifndef MODEL
 	@echo "No MODEL=... is given, so this is a tiny one with random ternary weights. It knows"
 	@echo "nothing: all it will say after training, it has from the records in $(DATA)."
-	$(BIN)/bitgraph init --preset tiny --out $(DEMO_MODEL) --force
+	$(BIN)/bitgraph init $(SIZE) --out $(DEMO_MODEL) --force
 endif
 	@echo; echo "Before training:"
 	$(BIN)/bitgraph generate --model "$(DEMO_MODEL)" --template alpaca --max-tokens 32 "$(PROMPT)"
