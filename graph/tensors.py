@@ -1,6 +1,6 @@
 """Host values of the two packed tensor types: ternary weights (t2) and int8 activations (q8)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -90,14 +90,14 @@ class Ternary:
         kept = self._transposed.get(np.dtype(dtype))
         return kept if kept is not None else self.dense(dtype).T
 
-    def keep_dense(self, dtype: npt.DTypeLike) -> None:
-        """Decode once and keep the floats both ways round, as products want them.
+    def with_dense(self, dtype: npt.DTypeLike) -> "Ternary":
+        """The same weight with its floats kept, both ways round, as products want them.
 
         That takes 32 times the memory of the codes, and saves decoding at each use.
         """
-        dense = self.dense(dtype)
-        self._dense[np.dtype(dtype)] = dense
-        self._transposed[np.dtype(dtype)] = np.ascontiguousarray(dense.T)
+        dense, kind = self.dense(dtype), np.dtype(dtype)
+        transposed = np.ascontiguousarray(dense.T)
+        return replace(self, _dense={kind: dense}, _transposed={kind: transposed})
 
     @property
     def nbytes(self) -> int:

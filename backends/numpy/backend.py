@@ -40,14 +40,18 @@ class NumpyBackend:
         self.values: dict[str, HostValue] = {}
         self._pool = ThreadPoolExecutor(self.threads)
         self._blas = ThreadpoolController()
-        self._dense_bytes = 0
+        self._dense_bytes: dict[str, int] = {}
 
     def load(self, values: Mapping[str, HostValue]) -> None:
         """Take over persistent values; see `Backend`."""
-        self.values.update({name: self._prepare(value) for name, value in values.items()})
+        for name, value in values.items():
+            self._dense_bytes.pop(name, None)
+            self.values[name] = self._prepare(name, value)
 
     def read(self, name: str) -> Array:
         """A copy of a persistent plain tensor; see `Backend`."""
+        if name not in self.values:
+            raise GraphError(f"no value is given for %{name}")
         value = self.values[name]
         if isinstance(value, Ternary | Quantized):
             raise GraphError(f"%{name} is packed and has no plain contents")
@@ -67,18 +71,17 @@ class NumpyBackend:
             for future in [self._pool.submit(task) for task in queue]:
                 future.result()
 
-    def _prepare(self, value: HostValue) -> HostValue:
+    def _prepare(self, name: str, value: HostValue) -> HostValue:
         """Decode packed and half-precision weights for good where the budget allows."""
         packed = isinstance(value, Ternary)
         if not packed and not (isinstance(value, np.ndarray) and value.dtype == np.float16):
             return value
         size = (8 if packed else 4) * int(np.prod(value.shape))
-        if self._dense_bytes + size > DENSE_BUDGET:
+        if sum(self._dense_bytes.values()) + size > DENSE_BUDGET:
             return value
-        self._dense_bytes += size
+        self._dense_bytes[name] = size
         if isinstance(value, Ternary):
-            value.keep_dense(np.float32)
-            return value
+            return value.with_dense(np.float32)
         return np.asarray(value).astype(np.float32)
 
 
@@ -124,6 +127,8 @@ class NumpyProgram:
 
     def start(self, count: int = 1) -> "Done":
         """Run steps at once; see `Program`."""
+        if count > len(self._staged):
+            raise GraphError(f"only {len(self._staged)} steps are staged")
         return Done([self.run(self._staged.popleft()) for _ in range(count)])
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -139,7 +139,9 @@ def test_dumps_hold_a_graph_for_every_pass(train, tmp_path):
     train("run", "--max-steps", 2, "--dump-passes", tmp_path / "dumps")
     files = sorted((tmp_path / "dumps").iterdir())
     names = ["00-input", "01-lora", "02-grad", "03-adamw", "04-cse", "05-dce"]
-    assert [file.stem for file in files] == names
+    assert [file.stem for file in files] == [*names, "06-schedule"]
+    *files, schedule = files
+    assert schedule.read_text().startswith("stages @bitnet_loss {\n  sweep of ")
     graphs = [parse_graph(file.read_text()) for file in files]
     for file, graph in zip(files, graphs, strict=True):
         verify(graph)

@@ -48,9 +48,14 @@ def test_a_ternary_matrix() -> None:
     dense = weight.dense(np.float32)
     assert dense.dtype == np.float32
     np.testing.assert_array_equal(dense, codes)
-    weight.keep_dense(np.float32)
-    assert weight.dense(np.float32) is weight.dense(np.float32)
-    assert weight.dense(np.float64).dtype == np.float64
+    kept = weight.with_dense(np.float32)
+    assert kept.dense(np.float32) is kept.dense(np.float32)
+    assert kept.packed is weight.packed
+    assert weight.dense(np.float32) is not weight.dense(np.float32)
+    for each in (kept, weight):
+        np.testing.assert_array_equal(each.dense(np.float32), codes)
+        np.testing.assert_array_equal(each.dense_transposed(np.float32), codes.T)
+        assert each.dense(np.float64).dtype == np.float64
 
 
 def test_quantized_rows() -> None:
