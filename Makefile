@@ -62,7 +62,7 @@ test: $(VENV)/.ready-dev $(VENV)/typecheck
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPYPATH=$(VENV)/typecheck $(BIN)/mypy -p bitgraph
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 test-torch: $(VENV)/.ready-torch
 	$(BIN)/python -m pytest tests/models/test_peft_interop.py $(PYTEST_ARGS)

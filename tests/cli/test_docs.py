@@ -36,14 +36,14 @@ def test_the_graph_of_the_architecture_page(bitgraph, tmp_path):
 
 
 def test_the_commands_of_the_readme(bitgraph, model, data, tmp_path, monkeypatch):
-    """All but the one that writes a gigabyte, in their order, as a newcomer would run them."""
+    """In their order, as a newcomer would run them; without what takes a GPU or a gigabyte."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(model, "model.gguf")
     for name in ("train.json", "eval.json"):
         shutil.copy(data, name)
     names = set()
     for words in commands(ROOT / "README.md"):
-        if "2b-4t" not in words:
+        if "2b-4t" not in words and words[0] not in ("devices", "verify"):
             result = bitgraph(*words)
             assert result.code == 0, (words, result.err)
             names.add(words[0])
