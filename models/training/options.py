@@ -52,7 +52,7 @@ class TrainingOptions:
             self._expect(name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("max_steps", "warmup", "seed", "max_grad_norm", "weight_decay", "lr"):
             value = getattr(self, name)
-            self._expect(name, math.isfinite(value) and value >= 0, "must not be negative")
+            self._expect(name, math.isfinite(value) and value >= 0, "must be a number, not negative")
         self._expect("alpha", math.isfinite(self.alpha) and self.alpha > 0, "must be positive")
         self._expect("max_seq_len", self.max_seq_len >= 2, "must be at least 2")
         self._expect("targets", bool(self.targets), "must name at least one module")
@@ -62,9 +62,11 @@ class TrainingOptions:
         self._expect("targets", len(set(self.targets)) == len(self.targets), "repeats a name")
 
     def _expect(self, name: str, holds: bool, message: str) -> None:
-        if not holds:
-            value = f" ({getattr(self, name)})" if hasattr(self, name) else ""
-            raise BitgraphError(f"{name.replace('_', '-')}{value} {message}")
+        if holds:
+            return
+        if hasattr(self, name):
+            name = f"{name.replace('_', '-')} ({getattr(self, name)})"
+        raise BitgraphError(f"{name} {message}")
 
     def lora(self) -> Lora:
         """The pass that adds the adapters."""
