@@ -52,7 +52,7 @@ class TrainingOptions:
             self._expect(name, getattr(self, name) >= 1, "must be at least 1")
         for name in ("max_steps", "warmup", "seed", "max_grad_norm", "weight_decay", "lr"):
             value = getattr(self, name)
-            self._expect(name, math.isfinite(value) and value >= 0, "must be a number, not negative")
+            self._expect(name, math.isfinite(value) and value >= 0, "must not be negative or nan")
         self._expect("alpha", math.isfinite(self.alpha) and self.alpha > 0, "must be positive")
         self._expect("max_seq_len", self.max_seq_len >= 2, "must be at least 2")
         self._expect("targets", bool(self.targets), "must name at least one module")
