@@ -91,6 +91,4 @@ def _batch(seed: int) -> dict[str, Array]:
         Example(rng.integers(0, CONFIG.vocab_size, length).astype(np.int32), length // 3)
         for length in _LENGTHS
     ]
-    batch = make_batch(examples, 128)
-    names = ("tokens", "positions", "first", "last", "labels", "weights")
-    return {name: getattr(batch, name) for name in names}
+    return make_batch(examples, 128).inputs()

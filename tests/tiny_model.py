@@ -54,8 +54,7 @@ def random_batch(
 
 def batch_values(batch: TokenBatch) -> dict[str, np.ndarray]:
     """What the inputs of a loss graph are called."""
-    names = ("tokens", "positions", "first", "last", "labels", "weights")
-    return {name: getattr(batch, name) for name in names}
+    return batch.inputs()
 
 
 def random_values(

@@ -51,6 +51,11 @@ class TokenBatch:
         """Number of labels."""
         return int(np.count_nonzero(self.labels != IGNORE))
 
+    def inputs(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays by name, as the inputs of a loss graph are called."""
+        names = ("tokens", "positions", "first", "last", "labels", "weights")
+        return {name: getattr(self, name) for name in names}
+
 
 def make_batch(examples: Sequence[Example], multiple: int = 1) -> TokenBatch:
     """Lay examples end to end and pad the whole to a multiple of `multiple` slots.

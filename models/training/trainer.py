@@ -134,7 +134,7 @@ class Trainer:
         total, count = 0.0, 0
         for begin in range(0, len(examples), self.options.batch_size):
             batch = make_batch(examples[begin : begin + self.options.batch_size], self._bucket)
-            results = self._program("eval", batch.tokens.size).run(_inputs(batch))
+            results = self._program("eval", batch.tokens.size).run(batch.inputs())
             total += float(np.sum(results["nll"], dtype=np.float64))
             count += batch.supervised_tokens
         return total / max(count, 1)
@@ -247,14 +247,9 @@ class _Clock:
         return self._last - last
 
 
-def _inputs(batch: TokenBatch) -> dict[str, Array]:
-    names = ("tokens", "positions", "first", "last", "labels", "weights")
-    return {name: getattr(batch, name) for name in names}
-
-
 def _step_inputs(batch: TokenBatch, step: int, lr: float) -> dict[str, Array]:
     schedule = {"lr": np.array(lr, np.float32), "step": np.array(step, np.int32)}
-    return {**_inputs(batch), **schedule}
+    return {**batch.inputs(), **schedule}
 
 
 def _checked(step: int, results: Mapping[str, Array]) -> tuple[float, float]:
