@@ -1,10 +1,14 @@
 """The optimizer as graph nodes: clip by the global norm, then AdamW, in place."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from ..graph.build import GraphBuilder
 from ..graph.ir import Alias, Graph, Role, Value
+from ..graph.tensors import Array
 from ..graph.types import DType, GraphError, TensorType
 
 SOUND = "sound"
@@ -94,3 +98,11 @@ class AdamW:
             weight_decay=self.weight_decay,
         )
         return new, [Alias(n.name, o.name) for n, o in zip(new, old, strict=True)]
+
+
+def initial_state(params: Mapping[str, Array]) -> dict[str, Array]:
+    """What the states of `AdamW` hold before the first step, by name."""
+    state: dict[str, Array] = {SOUND: np.ones((), np.int32)}
+    for name, value in params.items():
+        state |= {f"{name}.m": np.zeros_like(value), f"{name}.v": np.zeros_like(value)}
+    return state

@@ -14,7 +14,7 @@ from ...graph.ir import Graph
 from ...graph.program import Backend, Pending, Program
 from ...graph.tensors import Array, HostValue
 from ...passes.manager import Pass, PassManager
-from ...passes.optimizer import SOUND
+from ...passes.optimizer import initial_state
 from ..adapters.lora import LoraAdapter, initial_tensors
 from ..bitnet.config import BitNetConfig, projection_shapes
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
@@ -114,10 +114,7 @@ class Trainer:
         }
         tensors = initial_tensors(shapes, self.options.rank, self.options.seed)
         self._backend.load(tensors)
-        zeros = {name: np.zeros_like(tensor) for name, tensor in tensors.items()}
-        for suffix in (".m", ".v"):
-            self._backend.load({f"{name}{suffix}": zero for name, zero in zeros.items()})
-        self._backend.load({SOUND: np.ones((), np.int32)})
+        self._backend.load(initial_state(tensors))
         self.num_parameters = sum(tensor.size for tensor in tensors.values())
         return tuple(tensors)
 
