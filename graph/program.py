@@ -89,6 +89,17 @@ class Program(Protocol):
         """One step, staged, started and waited for."""
         ...
 
+    def first_nonfinite(self, inputs: Mapping[str, Array]) -> str | None:
+        """Run one step and name the first result in it that holds a NaN or an infinity.
+
+        For a step that went wrong: it is slower than `run`. Params, states and results of packed
+        types are not looked at.
+
+        Returns:
+            The value and its node's op and scope, for people; None if all is finite.
+        """
+        ...
+
 
 class Backend(Protocol):
     """Executes graphs.

@@ -18,10 +18,11 @@ from .layout import Bytes, to_bytes, view
 from .lowering import MEANINGS
 from .plan import Plan
 from .schedule import Access, Barrier, Binding, Command, Dispatch
+from .watch import MEANINGS as WATCH_MEANINGS
 from .window import MEANINGS as WINDOW_MEANINGS
 
 _POISON = 0xFF
-_MEANINGS = {**MEANINGS, **WINDOW_MEANINGS}
+_MEANINGS = {**MEANINGS, **WATCH_MEANINGS, **WINDOW_MEANINGS}
 
 
 def run_plan(
