@@ -126,7 +126,10 @@ def train(
         make_folder(folder)
     _describe(console, checkpoint, sets, trainer)
     if needed := trainer.device_bytes(sets[data].examples):
-        console.print(f"device memory needed: {needed / 2**30:.2f} GiB")
+        arenas = trainer.arenas(sets[data].examples)
+        console.print(
+            f"device memory needed: {needed / 2**30:.2f} GiB; values within a step: {arenas}"
+        )
     with _metrics(out / METRICS) as metrics:
         metrics({"event": "start", "model": str(model), "data": str(data), **asdict(options)})
         saver = _Saver(console, trainer, out, str(model), save_steps)

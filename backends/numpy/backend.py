@@ -14,6 +14,7 @@ from threadpoolctl import ThreadpoolController
 
 from ...graph.ir import Graph, Input, Node, Role
 from ...graph.ops import op_def
+from ...graph.program import ArenaUse
 from ...graph.tensors import Array, HostValue, Quantized, Ternary
 from ...graph.types import DType, GraphError, TensorType
 from ...graph.values import check_type, describe_result
@@ -116,6 +117,11 @@ class NumpyProgram:
     def device_bytes(self) -> int:
         """Nothing: all memory is the host's."""
         return 0
+
+    @property
+    def arenas(self) -> ArenaUse:
+        """None; see `Program`."""
+        return ArenaUse()
 
     def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
         """Keep the inputs of the coming steps; see `Program`."""

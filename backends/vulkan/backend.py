@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 
 from ...graph.ir import Graph, Role
+from ...graph.program import ArenaUse
 from ...graph.tensors import Array, HostValue
 from ...graph.types import GraphError, TensorType
 from ...graph.values import check_type, describe_result, type_of
@@ -15,7 +16,7 @@ from .buffers import DeviceBuffer
 from .device import Device
 from .info import planning_limits
 from .layout import to_bytes, view
-from .plan import make_plan
+from .plan import Plan, make_plan
 from .queue import Ticket
 from .recorder import Recording
 from .schedule import Kind, Schedule
@@ -139,15 +140,20 @@ class VulkanProgram:
         self._outputs = tuple(v for v in graph.outputs if v.name not in donated)
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> Plan:
         """Dispatches and barriers of a step; see `Program`."""
-        return self.plan.schedule
+        return self.plan
 
     @property
     def device_bytes(self) -> int:
         """All buffers of the schedule but the outputs, which lie in the host's memory."""
         buffers = self.plan.schedule.buffers
         return sum(buffer.size for buffer in buffers if buffer.kind is not Kind.OUTPUT)
+
+    @property
+    def arenas(self) -> ArenaUse:
+        """What values within a step take; see `Program`."""
+        return self.plan.arenas
 
     def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
         """Upload the inputs of the coming steps; see `Program`."""
@@ -220,7 +226,7 @@ class VulkanProgram:
             if buffer.name in persistent:
                 kept = self._backend.persistent(buffer.name, persistent[buffer.name])
                 buffers[buffer.name] = kept
-            elif buffer.name.startswith("arena"):
+            elif buffer.kind is Kind.ARENA:
                 buffers[buffer.name] = self._backend.arena(buffer.name, buffer.size)
             else:
                 if buffer.name not in self._own:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...graph.errors import BitgraphError
 from ...graph.ir import Graph
-from ...graph.program import Backend, Pending, Program
+from ...graph.program import ArenaUse, Backend, Pending, Program
 from ...graph.tensors import Array, HostValue
 from ...passes.manager import Pass, PassManager
 from ...passes.optimizer import initial_state
@@ -217,9 +217,16 @@ class Trainer:
 
     def device_bytes(self, examples: Sequence[Example]) -> int:
         """Device memory that the largest batch will take, 0 if the backend computes on the host."""
+        return self._largest(examples).device_bytes
+
+    def arenas(self, examples: Sequence[Example]) -> ArenaUse:
+        """What of it the values within a step share."""
+        return self._largest(examples).arenas
+
+    def _largest(self, examples: Sequence[Example]) -> Program:
         most = sorted((example.tokens.size for example in examples), reverse=True)
         tokens = sum(most[: self.options.batch_size])
-        return self._program("train", -(-tokens // self._bucket) * self._bucket).device_bytes
+        return self._program("train", -(-tokens // self._bucket) * self._bucket)
 
     def _program(self, purpose: str, tokens: int) -> Program:
         key = (purpose, tokens)
