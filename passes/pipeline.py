@@ -7,11 +7,12 @@ from typing import Any
 
 from ..graph.text import read_attr, split_attrs
 from ..graph.types import GraphError
+from .accumulate import Accumulate
 from .cleanup import EliminateDeadCode, MergeCommonSubexpressions
 from .grad import Grad
 from .lora import Lora
 from .manager import Pass
-from .optimizer import AdamW
+from .optimizer import AdamW, Sgd
 from .surrogate import Promote, Surrogate
 
 PASSES: dict[str, type[Any]] = {
@@ -21,7 +22,9 @@ PASSES: dict[str, type[Any]] = {
         Surrogate,
         Promote,
         Grad,
+        Accumulate,
         AdamW,
+        Sgd,
         MergeCommonSubexpressions,
         EliminateDeadCode,
     )

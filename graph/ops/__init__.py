@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 from ..ir import Attr
 from ..types import GraphError, TensorType
-from . import attention, elementwise, embedding, linear, loss, norm, optimizer, sampling
+from . import attention, dropout, elementwise, embedding, linear, loss, norm, optimizer, sampling
 from .record import OpDef
 
 FAMILIES = {
     "elementwise": elementwise.OPS,
     "norm": norm.OPS,
+    "dropout": dropout.OPS,
     "linear": linear.OPS,
     "attention": attention.OPS,
     "embedding": embedding.OPS,

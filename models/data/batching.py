@@ -5,7 +5,7 @@ attention runs from the start of its example to itself.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,15 @@ def epoch_batches(
     order = epoch_order(count, seed, epoch) if shuffle else np.arange(count)
     chosen = (order[start : start + batch_size] for start in range(0, count, batch_size))
     return (make_batch([examples[index] for index in batch], multiple) for batch in chosen)
+
+
+def share_weights(batches: Sequence[TokenBatch]) -> tuple[TokenBatch, ...]:
+    """Batches whose losses add up to the mean over all of their labels, as of one large batch."""
+    count = np.float32(max(1, sum(batch.supervised_tokens for batch in batches)))
+    return tuple(
+        replace(batch, weights=(batch.labels != IGNORE).astype(np.float32) / count)
+        for batch in batches
+    )
 
 
 def _assemble(

@@ -13,13 +13,14 @@ from ...graph.errors import BitgraphError
 from ...graph.ir import Graph
 from ...graph.program import ArenaUse, Backend, Pending, Program
 from ...graph.tensors import Array, HostValue
+from ...passes.accumulate import initial_sums
 from ...passes.manager import Pass, PassManager
 from ...passes.optimizer import initial_state
 from ..adapters.lora import LoraAdapter, initial_tensors
 from ..bitnet.config import BitNetConfig, projection_shapes
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
 from ..data.alpaca import Example
-from ..data.batching import TokenBatch, epoch_batches, make_batch
+from ..data.batching import TokenBatch, epoch_batches, make_batch, share_weights
 from .options import TrainingOptions, total_steps
 
 WINDOW = 32
@@ -64,6 +65,7 @@ class Trainer:
         options: of the run.
         steps_done: number of the last step that was begun and did not fail.
         num_parameters: trained ones.
+        adapter_names: names of the trained tensors.
     """
 
     def __init__(
@@ -104,19 +106,23 @@ class Trainer:
         self.steps_done = 0
         self.num_parameters = 0
         backend.load(graph_weights(config, weights))
-        self._adapter_names = self._load_adapters()
+        self.adapter_names, self._state_names = self._load_adapters()
 
-    def _load_adapters(self) -> tuple[str, ...]:
+    def _load_adapters(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Load what training begins with; the names of the adapters and of all else it changes."""
+        lora = self.options.lora()
         shapes = {
             module: shape
             for module, shape in projection_shapes(self._config).items()
             if module.rsplit(".", 1)[-1] in self.options.targets
         }
-        tensors = initial_tensors(shapes, self.options.rank, self.options.seed)
-        self._backend.load(tensors)
-        self._backend.load(initial_state(tensors))
+        ranks = {module: lora.rank_of(module) for module in shapes}
+        tensors = initial_tensors(shapes, ranks, self.options.seed)
+        state = initial_state(self.options.optimizer_pass(), tensors)
+        sums = initial_sums(tensors) if self.options.accumulate > 1 else {}
+        self._backend.load({**tensors, **state, **sums})
         self.num_parameters = sum(tensor.size for tensor in tensors.values())
-        return tuple(tensors)
+        return tuple(tensors), tuple(state)
 
     def step(self, batch: TokenBatch, step: int, lr: float) -> tuple[float, float]:
         """Update the adapters by one batch; the loss before it and the gradient norm.
@@ -125,10 +131,11 @@ class Trainer:
             BitgraphError: one of the two is not finite; the adapters are then as before the step,
                 and stay so.
         """
-        program, inputs = self._program("train", batch.tokens.size), _step_inputs(batch, step, lr)
-        program.stage([inputs])
+        part = _Part(step, 0, True, lr, batch)
+        program = self._program("train", batch.tokens.size)
+        program.stage([part.inputs()])
         self.steps_done = step
-        return self._outcome(_Step(program, program.start(), step, inputs, batch))
+        return self._outcome(_Begun(part, program, program.start()))
 
     def evaluate(self, examples: Sequence[Example]) -> float:
         """Mean loss over all supervised tokens of a data set."""
@@ -142,78 +149,110 @@ class Trainer:
 
     def adapter(self, base_model: str) -> LoraAdapter:
         """The adapters as they are now."""
-        return LoraAdapter(
-            rank=self.options.rank,
-            alpha=self.options.alpha,
-            target_modules=self.options.targets,
-            tensors={name: self._backend.read(name) for name in self._adapter_names},
-            base_model=base_model,
-        )
+        return self.options.adapter(self._backend.read_all(self.adapter_names), base_model)
 
-    def fit(self, examples: Sequence[Example]) -> Iterator[StepReport]:
-        """Run all steps, reporting each when it is done or the next is already under way.
+    def state(self) -> dict[str, Array]:
+        """Everything that steps change, behind the last one: what a checkpoint holds.
+
+        It must not be asked for between two batches of one step.
+        """
+        return self._backend.read_all((*self.adapter_names, *self._state_names))
+
+    def restore(self, state: Mapping[str, Array], step: int) -> None:
+        """Go on from a `state` behind a step.
+
+        Raises:
+            BitgraphError: it is not the state of such a run.
+        """
+        now = self.state()
+        for name, value in now.items():
+            if name not in state or state[name].shape != value.shape:
+                raise BitgraphError(f"the checkpoint has no {name} of shape {list(value.shape)}")
+        self._backend.load({name: state[name] for name in now})
+        self.steps_done = step
+
+    def fit(
+        self,
+        examples: Sequence[Example],
+        begin: int = 0,
+        pause: Callable[[int], bool] = lambda step: False,
+    ) -> Iterator[StepReport]:
+        """Run the steps, reporting each when it is done or the next is already under way.
+
+        Args:
+            examples: to train on.
+            begin: steps to leave out, because they were done before.
+            pause: called with each step once it was begun; if it holds, nothing more is begun
+                before the step's report was taken, so that `state` is the one behind that step.
 
         Raises:
             BitgraphError: a step's loss or gradient is not finite; neither it nor one that was
                 under way behind it changed anything.
         """
         total = total_steps(self.options, len(examples))
-        numbered = islice(enumerate(self._batches(examples), 1), total)
-        clock = _Clock()
-        under_way: deque[_Step] = deque()
-        while window := tuple(islice(numbered, WINDOW)):
-            for begun in self._start_window(window, total):
+        parts = self._parts(examples, total, begin)
+        reporter = _Reporter(total)
+        under_way: deque[_Begun] = deque()
+        while window := tuple(islice(parts, WINDOW)):
+            for begun in self._start_window(window):
                 under_way.append(begun)
-                while len(under_way) > 1 or (under_way and under_way[0].pending.done):
-                    yield self._report(under_way.popleft(), total, clock)
+                pauses = begun.part.last and pause(begun.part.step)
+                while len(under_way) > (not pauses) or (under_way and under_way[0].pending.done):
+                    yield from self._finish(under_way.popleft(), reporter)
             while under_way:
-                yield self._report(under_way.popleft(), total, clock)
+                yield from self._finish(under_way.popleft(), reporter)
 
-    def _start_window(
-        self, window: Sequence[tuple[int, TokenBatch]], total: int
-    ) -> Iterator["_Step"]:
-        """Hand over the inputs of many steps, then start them one by one."""
-        staged: dict[int, list[dict[str, Array]]] = {}
-        inputs = {
-            step: _step_inputs(batch, step, self.options.learning_rate(step, total))
-            for step, batch in window
-        }
-        for step, batch in window:
-            staged.setdefault(batch.tokens.size, []).append(inputs[step])
-        for tokens in sorted(staged, reverse=True):
-            self._program("train", tokens).stage(staged[tokens])
-        for step, batch in window:
-            program = self._program("train", batch.tokens.size)
+    def _parts(self, examples: Sequence[Example], total: int, begin: int) -> Iterator["_Part"]:
+        """The batches of all steps but the first `begin`, in order."""
+        steps = islice(enumerate(self._steps(examples), 1), begin, total)
+        for step, batches in steps:
+            rate = self.options.learning_rate(step, total)
+            for number, batch in enumerate(batches, 1):
+                draw = (step - 1) * self.options.accumulate + number
+                yield _Part(step, draw, number == len(batches), rate, batch)
+
+    def _steps(self, examples: Sequence[Example]) -> Iterator[tuple[TokenBatch, ...]]:
+        """The batches of each step, weighted as one large batch would be."""
+        options = self.options
+        for epoch in range(options.epochs):
+            batches = epoch_batches(examples, options.batch_size, options.seed, epoch, self._bucket)
+            while step := tuple(islice(batches, options.accumulate)):
+                yield share_weights(step) if options.accumulate > 1 else step
+
+    def _start_window(self, window: Sequence["_Part"]) -> Iterator["_Begun"]:
+        """Hand over the inputs of many batches, then start them one by one."""
+        staged: dict[tuple[str, int], list[dict[str, Array]]] = {}
+        for part in window:
+            staged.setdefault(part.program, []).append(part.inputs())
+        for key in sorted(staged, key=lambda key: -key[1]):
+            self._program(*key).stage(staged[key])
+        for part in window:
+            program = self._program(*part.program)
             pending = program.start()
-            self.steps_done = step
-            yield _Step(program, pending, step, inputs[step], batch)
+            if part.last:
+                self.steps_done = part.step
+            yield _Begun(part, program, pending)
 
-    def _report(self, begun: "_Step", total: int, clock: "_Clock") -> StepReport:
-        """Wait for a step."""
+    def _finish(self, begun: "_Begun", reporter: "_Reporter") -> Iterator[StepReport]:
+        """Wait for a batch; the report of its step, if it was the last."""
         loss, norm = self._outcome(begun)
-        batch, lr = begun.batch, float(begun.inputs["lr"])
-        tokens, supervised = batch.real_tokens, batch.supervised_tokens
-        return StepReport(begun.step, total, loss, norm, lr, tokens, supervised, clock.lap())
+        reporter.add(begun.part.batch, loss)
+        if begun.part.last:
+            yield reporter.report(begun.part, norm)
 
-    def _outcome(self, begun: "_Step") -> tuple[float, float]:
-        """Loss and gradient norm of a step, if both are finite."""
+    def _outcome(self, begun: "_Begun") -> tuple[float, float]:
+        """Loss and gradient norm of a batch, if both are finite; all but the last have no norm."""
         (results,) = begun.pending.results()
-        loss, norm = float(results["loss"]), float(results["grad_norm"])
+        loss, norm = float(results["loss"]), float(results.get("grad_norm", 0.0))
         if math.isfinite(loss) and math.isfinite(norm):
             return loss, norm
-        self.steps_done = begun.step - 1
-        where = begun.program.first_nonfinite(begun.inputs)
+        self.steps_done = begun.part.step - 1
+        where = begun.program.first_nonfinite(begun.part.inputs())
         culprit = f"; the first tensor of it that is not finite is {where}" if where else ""
         raise BitgraphError(
-            f"step {begun.step} gave a loss of {loss} and a gradient norm of {norm}{culprit}; the "
-            "adapter is as it was before that step: try a smaller --lr"
+            f"step {begun.part.step} gave a loss of {loss} and a gradient norm of {norm}{culprit}; "
+            "the adapter is as it was before that step: try a smaller --lr"
         )
-
-    def _batches(self, examples: Sequence[Example]) -> Iterator[TokenBatch]:
-        for epoch in range(self.options.epochs):
-            yield from epoch_batches(
-                examples, self.options.batch_size, self.options.seed, epoch, self._bucket
-            )
 
     def device_bytes(self, examples: Sequence[Example]) -> int:
         """Device memory that the largest batch will take, 0 if the backend computes on the host."""
@@ -232,16 +271,18 @@ class Trainer:
         key = (purpose, tokens)
         if key not in self._programs:
             graph = loss_graph(self._config, tokens, self._embedding)
-            compile_for = self._compile_training if purpose == "train" else self._compile_evaluation
-            self._programs[key] = compile_for(graph)
+            if purpose == "eval":
+                self._programs[key] = self._compile_evaluation(graph)
+            else:
+                self._programs[key] = self._compile_training(graph, last=purpose == "train")
         return self._programs[key]
 
     def _compile_evaluation(self, graph: Graph) -> Program:
         return self._backend.compile(PassManager(self.options.evaluation_passes()).run(graph))
 
-    def _compile_training(self, graph: Graph) -> Program:
+    def _compile_training(self, graph: Graph, last: bool) -> Program:
         graph = replace(graph, outputs=(graph.output("loss"),))
-        passes: Sequence[Pass] = self.options.training_passes()
+        passes: Sequence[Pass] = self.options.training_passes(last)
         on_stage, self._on_stage = self._on_stage, None
         program = self._backend.compile(PassManager(passes, on_stage).run(graph))
         if on_stage is not None:
@@ -250,27 +291,67 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """A step under way."""
+class _Part:
+    """One of the batches of a step.
 
-    program: Program
-    pending: Pending
+    Attributes:
+        step: counted from 1.
+        draw: the number of the batch in the run, for its dropout masks.
+        last: whether the step's update follows.
+        lr: of that update.
+    """
+
     step: int
-    inputs: Mapping[str, Array]
+    draw: int
+    last: bool
+    lr: float
     batch: TokenBatch
 
+    @property
+    def program(self) -> tuple[str, int]:
+        """Purpose and tokens of the program that it needs."""
+        return "train" if self.last else "accumulate", self.batch.tokens.size
 
-class _Clock:
-    """Seconds from one call to the next."""
+    def inputs(self) -> dict[str, Array]:
+        """Values for the program's inputs, and perhaps for others."""
+        return {
+            **self.batch.inputs(),
+            "lr": np.array(self.lr, np.float32),
+            "step": np.array(self.step, np.int32),
+            "draw": np.array(self.draw, np.int32),
+        }
 
-    def __init__(self) -> None:
+
+@dataclass(frozen=True)
+class _Begun:
+    """A batch under way."""
+
+    part: _Part
+    program: Program
+    pending: Pending
+
+
+class _Reporter:
+    """Adds up the batches of a step."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
         self._last = time.perf_counter()
+        self._loss, self._tokens, self._supervised = 0.0, 0, 0
 
-    def lap(self) -> float:
-        last, self._last = self._last, time.perf_counter()
-        return self._last - last
+    def add(self, batch: TokenBatch, loss: float) -> None:
+        """Count a batch; the losses of a step's batches add up to the step's."""
+        self._loss += loss
+        self._tokens += batch.real_tokens
+        self._supervised += batch.supervised_tokens
 
-
-def _step_inputs(batch: TokenBatch, step: int, lr: float) -> dict[str, Array]:
-    schedule = {"lr": np.array(lr, np.float32), "step": np.array(step, np.int32)}
-    return {**batch.inputs(), **schedule}
+    def report(self, part: _Part, norm: float) -> StepReport:
+        """The report of the batches since the last one."""
+        now = time.perf_counter()
+        report = StepReport(
+            part.step, self._total, self._loss, norm, part.lr, self._tokens, self._supervised,
+            now - self._last,
+        )  # fmt: skip
+        self._last = now
+        self._loss, self._tokens, self._supervised = 0.0, 0, 0
+        return report

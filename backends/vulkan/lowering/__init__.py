@@ -6,6 +6,7 @@ from ..limits import Limits
 from . import (
     attention,
     copies,
+    dropout,
     elementwise,
     embedding,
     linear,
@@ -20,6 +21,7 @@ from .calls import Lowering, Meaning, Rule
 
 _FAMILIES = (
     copies,
+    dropout,
     elementwise,
     norm,
     quantize,

@@ -66,6 +66,21 @@ def _adamw(lowering: Lowering, node: Node) -> None:
         lowering.call("adamw", groups, given, **operands, clip=clip, lr=lr, step=step)
 
 
+def _sgd(lowering: Lowering, node: Node) -> None:
+    p, gradient, m, clip, lr = node.inputs
+    for old, new in zip((p, m), node.outputs, strict=True):
+        start_from(lowering, old, new)
+    constants = {
+        "MOMENTUM": node.attributes["momentum"],
+        "WEIGHT_DECAY": node.attributes["weight_decay"],
+    }
+    new_p, new_m = node.outputs
+    for count, runs in runs_of(lowering.limits, new_p, gradient, new_m):
+        operands = dict(zip("pgm", runs, strict=True))
+        groups = flat_groups(lowering, count)
+        lowering.call("sgd", groups, {"COUNT": count, **constants}, **operands, clip=clip, lr=lr)
+
+
 def _adamw_constants(
     beta1: float, beta2: float, eps: float, weight_decay: float
 ) -> dict[str, int | float]:
@@ -108,6 +123,7 @@ RULES: dict[str, Rule] = {
     "guard": _guard,
     "clip_factor": _clip_factor,
     "adamw": _adamw,
+    "sgd": _sgd,
 }
 MEANINGS: dict[str, Meaning] = dict(
     [
@@ -115,6 +131,7 @@ MEANINGS: dict[str, Meaning] = dict(
         ("global_norm", _global_norm_meaning),
         of_op("guard", "guard"),
         of_op("clip_factor", "clip_factor", {"max_norm": "MAX_NORM"}),
+        of_op("sgd", "sgd", {"momentum": "MOMENTUM", "weight_decay": "WEIGHT_DECAY"}),
         of_op(
             "adamw",
             "adamw",
