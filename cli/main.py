@@ -11,6 +11,7 @@ import click
 from .. import __version__
 from ..graph.errors import BitgraphError
 from .devices import devices
+from .diff_backends import diff_backends
 from .generate import generate
 from .init import init
 from .inspect import inspect
@@ -25,7 +26,7 @@ def cli() -> None:
     """LoRA fine-tuning and generation for BitNet b1.58."""
 
 
-for command in (train, generate, devices, init, inspect, opt, verify):
+for command in (train, generate, devices, init, inspect, opt, verify, diff_backends):
     cli.add_command(command)
 
 
