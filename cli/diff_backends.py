@@ -94,7 +94,7 @@ def diff_backends(
         program = _program_errors(suspect, after, values, report.outputs)
     _print(console, report, before, after, program)
     if report.wrong is not None:
-        _dump(console, dump, report.wrong, backend)
+        _dump(console, dump, report.wrong, backend, device)
     _raise_if_wrong(report, program)
 
 
@@ -193,7 +193,9 @@ def _print(
     )
 
 
-def _dump(console: Console, folder: Path | None, wrong: Divergence, backend: str) -> None:
+def _dump(
+    console: Console, folder: Path | None, wrong: Divergence, backend: str, device: str | None
+) -> None:
     """Write the node and its values, and say how to run it again."""
     if folder is None:
         return
@@ -202,7 +204,7 @@ def _dump(console: Console, folder: Path | None, wrong: Divergence, backend: str
     with atomic_write(folder / VALUES) as file:
         file.write(values)
     console.print(f"the node and its values lie in {folder}; to run it again:")
-    call = f"replay({str(folder)!r}, {backend!r})"
+    call = f"replay({str(folder)!r}, {backend!r}, {device!r})"
     console.print(f'  python -c "from bitgraph.cli.replay import replay; {call}"')
 
 

@@ -1,10 +1,12 @@
 """What is printed of a node whose results differ."""
 
 from collections.abc import Container, Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from ..backends.divergence import Divergence
+from ..graph.ir import Node
 from ..graph.tensors import Array, HostValue, Quantized, Ternary
 from ..graph.text import format_node
 
@@ -24,7 +26,7 @@ def describe(divergence: Divergence, nodes: int, new: Container[str] = ()) -> It
     wanted = divergence.wanted[worst]
     assert wanted is not None
     yield f"node {divergence.position + 1} of {nodes}:"
-    yield f"  {format_node(node)}"
+    yield from _node(node)
     yield (
         f"  {node.outputs[worst]} is off by {divergence.error:.1e} of its largest magnitude, "
         f"{divergence.tolerance:.0e} is allowed"
@@ -33,6 +35,13 @@ def describe(divergence: Divergence, nodes: int, new: Container[str] = ()) -> It
     for value, operand in zip(node.inputs, divergence.operands, strict=True):
         made = ", which only the second graph has" if value.name in new else ""
         yield f"  operand {value}: {value.type}, {_size(_numbers(operand))}{made}"
+
+
+def _node(node: Node) -> Iterator[str]:
+    """A node's line; the graph that a fused one stands for below it."""
+    short = tuple((name, value) for name, value in node.attrs if name != "body")
+    yield f"  {format_node(replace(node, attrs=short))}"
+    yield from (f"    {line}" for line in node.attributes.get("body", "").splitlines())
 
 
 def _where(given: Array, wanted: Array) -> Iterator[str]:

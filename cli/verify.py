@@ -24,6 +24,8 @@ def verify(backend: str, device: str | None, seed: int, symbolic: bool) -> None:
     """Compare every op and a whole model on your device with the NumPy reference."""
     console = Console(highlight=False)
     if symbolic:
+        if device is not None:
+            raise BitgraphError("--symbolic uses no device; leave out --device")
         _prove(console)
         return
     chosen = make_backend(backend, device)

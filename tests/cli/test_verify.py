@@ -51,3 +51,9 @@ def test_without_sympy_the_option_says_what_to_install(
     assert result.err == (
         "bitgraph: --symbolic needs sympy; install it with pip install 'bitgraph[symbolic]'\n"
     )
+
+
+def test_a_proof_uses_no_device(bitgraph: Callable[..., Result]) -> None:
+    result = bitgraph("verify", "--symbolic", "--device", "0")
+    assert result.code == 2
+    assert result.err == "bitgraph: --symbolic uses no device; leave out --device\n"
