@@ -18,6 +18,8 @@ from ..graph.analysis import all_values, last_uses
 from ..graph.ir import Graph, Node
 from ..graph.program import Backend, Program
 from ..graph.tensors import HostValue, Quantized, Ternary
+from ..graph.types import GraphError
+from ..graph.values import check_type
 from .equivalence import op_graph, relative_error, tolerance_of
 
 Runner: TypeAlias = Callable[[Node, tuple[HostValue, ...]], tuple[HostValue, ...]]
@@ -122,8 +124,12 @@ def compare(
         exact: allow no difference at all.
 
     Raises:
-        BitgraphError: a node cannot be run.
+        GraphError: a value is missing or does not have its type, or a node cannot be run.
     """
+    for item in (*first.graph.inputs, *second.graph.inputs):
+        if item.value.name not in values:
+            raise GraphError(f"no value is given for the input {item.value}")
+        check_type(item.value.name, item.value.type, values[item.value.name])
     compared, wrong, drifted = 0, None, None
     wrong_ops: Counter[str] = Counter()
     own = dict(values)

@@ -79,6 +79,8 @@ def diff_backends(
     The step runs on two backends, or before and after a pass on one of them.
     """
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if changed_by is not None and against != "reference":
+        raise BitgraphError("--pass compares on one backend; leave out --against")
     options = TrainingOptions(batch_size=batch_size, max_seq_len=max_seq_len, seed=seed)
     steps = options.training_passes() if passes is None else parse_pipeline(passes)
     graph, values = _step(model, data, activation, options)

@@ -19,7 +19,7 @@ from bitgraph.graph.ir import Graph, Node, Role, Value, sorted_attrs
 from bitgraph.graph.ops import op_def
 from bitgraph.graph.rewrite import map_values
 from bitgraph.graph.tensors import HostValue, Quantized
-from bitgraph.graph.types import tensor
+from bitgraph.graph.types import GraphError, tensor
 from bitgraph.models.training.sample import sample_state
 from bitgraph.passes.cleanup import MergeCommonSubexpressions
 from graphs import read, training_graph
@@ -209,6 +209,16 @@ def test_values_of_another_type_are_no_partners() -> None:
     )
     report = compare(Way(before, apply), Way(after, apply), {"x": np.ones((2, 2), np.float32)})
     assert (report.compared, report.wrong) == (0, None)
+
+
+def test_every_input_of_both_graphs_needs_a_value() -> None:
+    graph, values = step()
+    for name in ("tokens", "lr"):
+        rest = {key: value for key, value in values.items() if key != name}
+        with pytest.raises(GraphError, match=f"no value is given for the input %{name}"):
+            compare(Way(graph, apply), Way(graph, apply), rest)
+    with pytest.raises(GraphError, match="%lr is given as"):
+        compare(Way(graph, apply), Way(graph, apply), {**values, "lr": np.array(1, np.int32)})
 
 
 @pytest.mark.parametrize("reorder", [False, True])

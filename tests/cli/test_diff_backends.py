@@ -121,6 +121,8 @@ def test_a_program_that_is_not_its_nodes(diff: Run, monkeypatch: pytest.MonkeyPa
         (("--pass", "fold"), "--pass fold is not one of the step's passes lora, grad, "),
         (("--passes", "fold"), "there is no pass named 'fold'"),
         (("--against", "numpy"), "both backends are numpy; choose another --backend or --against"),
+        (("--pass", "cse", "--against", "numpy"), "--pass compares on one backend"),
+        (("--passes", "surrogate,promote"), "is given as f16[320,64], not f64[320,64]"),
         (("--batch-size", "0"), "batch-size (0) must be at least 1"),
         (("--max-seq-len", "100000"), "max-seq-len is 100000, but the model's context is 512"),
         (("--data", "nowhere.json"), "nowhere.json"),
