@@ -12,7 +12,8 @@ with types whose sizes are whole numbers or specialization constants::
     //   2 write y      f32[ROWS,COLUMNS]
 
 This is the one place where they are written down: the lowering, the schedule runner and the
-recorder all read it.
+recorder all read it. Kernels of fused nodes are generated from their names (`generate.py`), heads
+included.
 """
 
 import re
@@ -23,6 +24,8 @@ from importlib.resources import files
 
 from ...graph.errors import BitgraphError
 from ...graph.types import DType, TensorType
+from .chains import is_chain
+from .generate import chain_source
 from .schedule import Access
 
 SUFFIX = ".comp"
@@ -70,7 +73,7 @@ class Kernel:
 
 @cache
 def kernel(name: str) -> Kernel:
-    """The interface of a shader in the package.
+    """The interface of a shader.
 
     Raises:
         BitgraphError: there is no such shader, or its head is not as described above.
@@ -93,11 +96,13 @@ def kernel(name: str) -> Kernel:
 
 
 def shader_source(name: str) -> str:
-    """The text of a shader.
+    """The text of a shader, from the package or generated.
 
     Raises:
         BitgraphError: there is no such shader.
     """
+    if is_chain(name):
+        return chain_source(name)
     path = files("bitgraph.shaders").joinpath(f"{name}{SUFFIX}")
     if not path.is_file():
         raise BitgraphError(f"there is no shader named '{name}'")

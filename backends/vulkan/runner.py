@@ -14,13 +14,12 @@ from ...graph.ir import Graph
 from ...graph.tensors import HostValue
 from .kernels import kernel
 from .layout import Bytes, to_bytes, view
-from .lowering import MEANINGS
+from .lowering import meaning_of
 from .plan import Plan
 from .schedule import Barrier, Command, Dispatch
 from .window import MEANINGS as WINDOW_MEANINGS
 
 _POISON = 0xFF
-_MEANINGS = {**MEANINGS, **WINDOW_MEANINGS}
 
 
 def run_plan(
@@ -71,4 +70,5 @@ def _run_dispatch(dispatch: Dispatch, memory: Mapping[str, Bytes]) -> None:
         data = memory[place.buffer][place.offset : place.offset + place.size]
         operands[parameter.name] = view(data, parameter.type(constants))
     with np.errstate(all="ignore"):  # poison that a faulty schedule reads may be anything
-        _MEANINGS[dispatch.kernel](constants, operands)
+        meaning = WINDOW_MEANINGS.get(dispatch.kernel) or meaning_of(dispatch.kernel)
+        meaning(constants, operands)

@@ -1,12 +1,14 @@
 """Lowering: which kernels serve a node, family by family."""
 
 from ....graph.ir import Graph, Value
+from ..chains import is_chain
 from ..limits import Limits
 from . import (
     attention,
     copies,
     elementwise,
     embedding,
+    fused,
     linear,
     loss,
     norm,
@@ -29,12 +31,22 @@ _FAMILIES = (
     loss,
     optimizer,
     sampling,
+    fused,
 )
 
 RULES: dict[str, Rule] = {op: rule for family in _FAMILIES for op, rule in family.RULES.items()}
 MEANINGS: dict[str, Meaning] = {
     kernel: meaning for family in _FAMILIES for kernel, meaning in family.MEANINGS.items()
 }
+
+
+def meaning_of(kernel: str) -> Meaning:
+    """What a kernel does, in NumPy.
+
+    Raises:
+        KeyError: nobody says.
+    """
+    return fused.chain_meaning(kernel) if is_chain(kernel) else MEANINGS[kernel]
 
 
 def lower_calls(graph: Graph, limits: Limits) -> Lowering:
