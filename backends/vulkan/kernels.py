@@ -12,7 +12,7 @@ with types whose sizes are whole numbers or specialization constants::
     //   2 write y      f32[ROWS,COLUMNS]
 
 This is the one place where they are written down: the lowering, the schedule runner and the
-recorder all read it.
+recorder all read it. A file may hold several kernels (variants.py).
 """
 
 import re
@@ -24,6 +24,7 @@ from importlib.resources import files
 from ...graph.errors import BitgraphError
 from ...graph.types import DType, TensorType
 from .schedule import Access
+from .variants import base_of, variant
 
 SUFFIX = ".comp"
 
@@ -58,7 +59,7 @@ class Kernel:
     """A shader's interface.
 
     Attributes:
-        name: of the file, without its suffix.
+        name: of the file, without its suffix, and the options of the variant.
         parameters: by binding number.
         constants: names of the specialization constants, by their ids.
     """
@@ -93,15 +94,15 @@ def kernel(name: str) -> Kernel:
 
 
 def shader_source(name: str) -> str:
-    """The text of a shader.
+    """The text of a shader, the variant that its name asks for.
 
     Raises:
         BitgraphError: there is no such shader.
     """
-    path = files("bitgraph.shaders").joinpath(f"{name}{SUFFIX}")
+    path = files("bitgraph.shaders").joinpath(f"{base_of(name)}{SUFFIX}")
     if not path.is_file():
         raise BitgraphError(f"there is no shader named '{name}'")
-    return path.read_text()
+    return variant(path.read_text(), name)
 
 
 def all_kernels() -> tuple[str, ...]:
