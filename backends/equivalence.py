@@ -61,6 +61,7 @@ TOLERANCES: dict[str, float] = {
     "attention_grad": FUNCTIONS,
     "linear_cross_entropy": FUNCTIONS,
     "linear_cross_entropy_grad": UNITS,
+    "fused": SUMS,
 }
 
 

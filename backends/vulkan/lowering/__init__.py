@@ -1,7 +1,6 @@
 """Lowering: which kernels serve a node, family by family."""
 
 from ....graph.ir import Graph, Value
-from ....graph.types import GraphError
 from ..limits import Limits
 from . import (
     attention,
@@ -46,10 +45,7 @@ def lower_calls(graph: Graph, limits: Limits) -> Lowering:
     """
     values = {i.value.name: i.value for i in graph.inputs}
     donors: dict[str, Value] = {a.output: values[a.donated] for a in graph.aliases}
-    lowering = Lowering(limits, donors, frozenset(values))
+    lowering = Lowering(limits, donors, frozenset(values), RULES)
     for node in graph.nodes:
-        if node.op not in RULES:
-            raise GraphError(f"there is no kernel for the op {node.op}")
-        lowering.label = f"{node.scope}:{node.outputs[0].name}"
-        RULES[node.op](lowering, node)
+        lowering.lower(node)
     return lowering
