@@ -1,7 +1,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
-// thin_matmul: y = FACTOR a b (ACROSS) or FACTOR a b^T (ALONG) with few columns, for each of some pairs
-// of a and b; with POWER also the power of two near the largest magnitude of each row of a.
+// thin_matmul: y = FACTOR a b^T, or FACTOR a b with ACROSS, of few columns, for each of some pairs of a
+// and b; with POWER also the power of two near the largest magnitude of each row of a.
 //
 // Reference: op matmul, then scale; row_power for the powers.
 // Bindings:
@@ -9,8 +9,7 @@
 //   n read  a@ f32[ROWS,INNER@]
 #ifdef ACROSS
 //   n read  b@ f32[INNER@,COLUMNS]
-#endif
-#ifdef ALONG
+#else
 //   n read  b@ f32[COLUMNS,INNER@]
 #endif
 //   n write y@ f32[ROWS,COLUMNS]

@@ -97,9 +97,7 @@ def _content_hash(path: Path, include: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _run(
-    compiler: Compiler, name: str, path: Path, include: Sequence[Path], target: str
-) -> bytes:
+def _run(compiler: Compiler, name: str, path: Path, include: Sequence[Path], target: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "shader.spv"
         text = path.read_text()

@@ -1,7 +1,7 @@
 r"""Variants of a kernel: one file, with parts that a kernel's name asks for.
 
 ``ternary_matmul_cm+low+added`` is the file ternary_matmul_cm.comp with the options LOW and ADDED;
-``thin_matmul+along+3`` is thin_matmul.comp with the option ALONG for three members. In a file
+``thin_matmul+across+3`` is thin_matmul.comp with the option ACROSS for three members. In a file
 
 - ``#ifdef OPTION``, ``#else`` and ``#endif`` enclose what belongs to an option: bindings at the
   head, constants and code;

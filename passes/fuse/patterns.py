@@ -5,6 +5,8 @@ from typing import Protocol
 
 from ...graph.ir import Node
 from .pattern import Pattern, View
+from .products import LowProducts, Product, ProductGradients, WeightGradients
+from .updates import Updates
 
 
 class Finder(Protocol):
@@ -29,4 +31,11 @@ NORM_QUANTIZE = Pattern(
     also=("normed",),
 )
 
-PATTERNS: tuple[Finder, ...] = (NORM_QUANTIZE,)
+PATTERNS: tuple[Finder, ...] = (
+    NORM_QUANTIZE,
+    ProductGradients(),
+    WeightGradients(),
+    Product(),
+    LowProducts(),
+    Updates(),
+)

@@ -3,6 +3,7 @@
 from ....graph.ir import Graph, Value
 from ..limits import Limits
 from . import (
+    adapters,
     attention,
     copies,
     elementwise,
@@ -23,6 +24,7 @@ _FAMILIES = (
     norm,
     quantize,
     linear,
+    adapters,
     rope,
     attention,
     embedding,
