@@ -69,11 +69,11 @@ def _compile_one(
     name: str, path: Path, include: Sequence[Path], target: str, storage: Storage
 ) -> bytes:
     compiler = find_compiler()
-    key = "\n".join([compiler.version, target, name, _content_hash(path, include)])
+    key = "\n".join([compiler.version, target, _content_hash(path, include)])
     kept = storage.read(name, key)
     if kept is not None and _is_spirv(kept):
         return kept
-    spirv = _run(compiler, name, path, include, target)
+    spirv = _run(compiler, path, include, target, name)
     storage.write(name, key, spirv)
     return spirv
 
@@ -97,7 +97,7 @@ def _content_hash(path: Path, include: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _run(compiler: Compiler, name: str, path: Path, include: Sequence[Path], target: str) -> bytes:
+def _run(compiler: Compiler, path: Path, include: Sequence[Path], target: str, name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "shader.spv"
         text = path.read_text()

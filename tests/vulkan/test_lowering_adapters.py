@@ -12,8 +12,8 @@ from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.backends.vulkan.lowering.adapters import MEANINGS
 from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.build import GraphBuilder
-from bitgraph.graph.ops.draws import normal
 from bitgraph.graph.ir import Graph, Role, Value
+from bitgraph.graph.ops.draws import normal
 from bitgraph.graph.tensors import HostValue
 from bitgraph.graph.types import tensor
 from bitgraph.passes.fuse.fuse import Fuse

@@ -141,7 +141,7 @@ def _thin_contract(lowering: Lowering, nodes: Sequence[Node]) -> None:
 
 def _lanes(lowering: Lowering) -> dict[str, int | float]:
     """Threads that share a square of sums: as many as shared memory has room for."""
-    lanes = 16 if 4 * _TILE**2 * (16 + 1) <= lowering.limits.shared_memory else 8
+    lanes = 16 if lowering.limits.shared_memory >= 4 * _TILE**2 * (16 + 1) else 8
     return {"LANES": lanes, "WORKGROUP": 16 * lanes}
 
 

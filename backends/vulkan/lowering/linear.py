@@ -62,7 +62,7 @@ def _ternary_matmul(lowering: Lowering, node: Node) -> None:
 
 
 def ternary_product(lowering: Lowering, x: Value, w: Value, y: Value, extras: Extras) -> None:
-    """y = x w^T and what is added to it."""
+    """Y = x w^T and what is added to it."""
     sizes = (*x.type.shape, w.type.shape[0])
     if x.type.dtype is not DType.Q8:
         _product(lowering, "ternary_matmul_f32", sizes, extras=extras, x=x, w=w, y=y)
@@ -127,7 +127,7 @@ def halves_tile(lowering: Lowering, x: Value, w: Value) -> Tile | None:
 def ternary_product_t(
     lowering: Lowering, x: Value, w: Value, y: Value, extras: Extras, power: Value | None
 ) -> None:
-    """y = x w and what is added to it; with the rows' powers where `halves_tile` gives a tile."""
+    """Y = x w and what is added to it; with the rows' powers where `halves_tile` gives a tile."""
     sizes = rows, inner, columns = (*x.type.shape, w.type.shape[1])
     tile = halves_tile(lowering, x, w)
     if tile is None or power is None:

@@ -170,6 +170,7 @@ def _adamw_meaning(constants: Mapping[str, int | float], operands: Mapping[str, 
     for k in range((len(operands) - 3) // 4):
         p, g, m, v = arrays(operands, *(f"{name}{k}" for name in "pgmv"))
         results = op_def("adamw").eval(p, g, m, v, *schedule, **attrs)
+        assert isinstance(results, tuple)
         for target, result in zip((p, m, v), results, strict=True):
             assign(target, result)
 
