@@ -12,7 +12,8 @@ with types whose sizes are whole numbers or specialization constants::
     //   2 write y      f32[ROWS,COLUMNS]
 
 This is the one place where they are written down: the lowering, the schedule runner and the
-recorder all read it. A file may hold several kernels (variants.py).
+recorder all read it. A file may hold several kernels (`variants.py`); those of fused nodes may be
+generated from their names (`generate.py`), heads included.
 """
 
 import re
@@ -23,6 +24,8 @@ from importlib.resources import files
 
 from ...graph.errors import BitgraphError
 from ...graph.types import DType, TensorType
+from .chains import is_chain
+from .generate import chain_source
 from .schedule import Access
 from .variants import base_of, variant
 
@@ -71,7 +74,7 @@ class Kernel:
 
 @cache
 def kernel(name: str) -> Kernel:
-    """The interface of a shader in the package.
+    """The interface of a shader.
 
     Raises:
         BitgraphError: there is no such shader, or its head is not as described above.
@@ -94,11 +97,13 @@ def kernel(name: str) -> Kernel:
 
 
 def shader_source(name: str) -> str:
-    """The text of a shader, the variant that its name asks for.
+    """The text of a shader: generated, or the variant of a file that its name asks for.
 
     Raises:
         BitgraphError: there is no such shader.
     """
+    if is_chain(name):
+        return chain_source(name)
     path = files("bitgraph.shaders").joinpath(f"{base_of(name)}{SUFFIX}")
     if not path.is_file():
         raise BitgraphError(f"there is no shader named '{name}'")

@@ -10,19 +10,16 @@ from itertools import groupby
 
 import numpy as np
 
-from ...graph.errors import BitgraphError
 from ...graph.ir import Graph
 from ...graph.tensors import HostValue
 from .kernels import kernel
 from .layout import Bytes, to_bytes, view
-from .lowering import MEANINGS
-from .lowering.calls import Meaning
+from .lowering import meaning_of
 from .plan import Plan
 from .schedule import Barrier, Command, Dispatch
 from .window import MEANINGS as WINDOW_MEANINGS
 
 _POISON = 0xFF
-_MEANINGS = {**MEANINGS, **WINDOW_MEANINGS}
 
 
 def run_plan(
@@ -73,13 +70,5 @@ def _run_dispatch(dispatch: Dispatch, memory: Mapping[str, Bytes]) -> None:
         data = memory[place.buffer][place.offset : place.offset + place.size]
         operands[parameter.name] = view(data, parameter.type(constants))
     with np.errstate(all="ignore"):  # poison that a faulty schedule reads may be anything
-        _meaning(dispatch.kernel)(constants, operands)
-
-
-def _meaning(kernel: str) -> Meaning:
-    """That of a kernel, or of the kernel that it is a variant of."""
-    while kernel not in _MEANINGS:
-        kernel, found, _ = kernel.rpartition("+")
-        if not found:
-            raise BitgraphError("a kernel has no meaning in NumPy")
-    return _MEANINGS[kernel]
+        meaning = WINDOW_MEANINGS.get(dispatch.kernel) or meaning_of(dispatch.kernel)
+        meaning(constants, operands)

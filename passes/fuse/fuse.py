@@ -6,8 +6,8 @@ from typing import ClassVar
 from ...graph.ir import Graph
 from ...graph.types import GraphError
 from .group import Regrouping
-from .pattern import View, needed_outside
 from .patterns import PATTERNS, Finder
+from .view import View, needed_outside
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from ...graph.ir import Graph, Input, Node, Role, Value, sorted_attrs
 from ...graph.ops.fused import FUSED
 from ...graph.types import GraphError
-from .pattern import View, key, needed_outside
+from .view import View, key, needed_outside
 
 
 def fuse_nodes(

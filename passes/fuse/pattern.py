@@ -12,52 +12,19 @@ before it.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ...graph.analysis import producers, users
 from ...graph.ir import Graph, Input, Node, Role, Value
 from ...graph.ops.fused import expanded
 from ...graph.types import GraphError
+from .view import View, fits, key, needed_outside, read_by
 
 COMMUTATIVE = frozenset({"add", "mul"})
 ANY = "_"
 
 _STATEMENT = re.compile(r"([\w, ]+?)\s*=\s*([\w|]+)\(([\w, ]*)\)")
-
-
-@dataclass(frozen=True)
-class View:
-    """A graph and what matching asks of it."""
-
-    graph: Graph
-    producers: Mapping[str, Node]
-    users: Mapping[str, list[Node]]
-    returned: frozenset[str]
-
-    @classmethod
-    def of(cls, graph: Graph) -> "View":
-        """The view of a graph."""
-        returned = frozenset(value.name for value in graph.outputs)
-        return cls(graph, producers(graph), users(graph), returned)
-
-
-def key(node: Node) -> str:
-    """What tells a node apart from the others of its graph: the name of its first result."""
-    return node.outputs[0].name
-
-
-def needed_outside(view: View, nodes: tuple[Node, ...]) -> tuple[Value, ...]:
-    """Results of a group that others read or the graph returns, in order."""
-    members = {key(node) for node in nodes}
-    return tuple(
-        value
-        for node in nodes
-        for value in node.outputs
-        if value.name in view.returned
-        or any(key(user) not in members for user in view.users[value.name])
-    )
 
 
 @dataclass(frozen=True)
@@ -94,11 +61,14 @@ class Pattern:
         text: its statements.
         also: names of results that are used inside, and may be needed outside too. Results that
             nothing inside uses always may.
+        absorbs: ops that join the group with what they make of its operands, if nothing else reads
+            that.
     """
 
     name: str
     text: str
     also: tuple[str, ...] = ()
+    absorbs: tuple[str, ...] = ()
 
     @cached_property
     def statements(self) -> tuple[Statement, ...]:
@@ -123,8 +93,9 @@ class Pattern:
             for match in self._matches(view, node):
                 members = {key(member) for member in match.nodes}
                 if not members & taken and self._may_leave(view, match):
-                    taken |= members
-                    yield match.nodes
+                    group = self._absorb(view, match.nodes, taken)
+                    taken |= {key(member) for member in group}
+                    yield group
                     break
 
     def bind(self, node: Node) -> Match:
@@ -138,13 +109,24 @@ class Pattern:
         view = View.of(Graph("fused", inputs, nodes, node.outputs))
         for first in nodes:
             for match in self._matches(view, first):
-                if len(match.nodes) == len(nodes):
+                if len(match.nodes) == len(nodes) or self.absorbs:
                     return match
         raise GraphError(f"the body of {node.outputs[0]} is not of the pattern {self.name}")
 
     def _may_leave(self, view: View, match: Match) -> bool:
         outside = set(needed_outside(view, match.nodes))
         return not any(match[name] in outside for name in self.kept_inside)
+
+    def _absorb(self, view: View, group: tuple[Node, ...], taken: Set[str]) -> tuple[Node, ...]:
+        """The group with the nodes that make its operands, as many as one kernel can take."""
+        for value in read_by(group) if self.absorbs else ():
+            node = view.producers.get(value.name)
+            if node is None or node.op not in self.absorbs or key(node) in taken:
+                continue
+            longer = (node, *group)
+            if fits(view, longer) and value not in needed_outside(view, longer):
+                return self._absorb(view, longer, taken)
+        return group
 
     def _matches(self, view: View, first: Node) -> Iterator[Match]:
         for match in _bind(Match(), self.statements[0], first):

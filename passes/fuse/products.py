@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ...graph.ir import Node, Value
 from ...graph.types import DType
-from .pattern import View
+from .view import View
 
 MOST_MEMBERS = 8
 """Products that one group takes, so that its kernels need not bind too much."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ...graph.ir import Node
-from .pattern import View
+from .view import View
 
 MOST_UPDATES = 16
 """Params of one group: each binds four buffers."""

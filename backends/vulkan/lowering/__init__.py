@@ -1,6 +1,7 @@
 """Lowering: which kernels serve a node, family by family."""
 
 from ....graph.ir import Graph, Value
+from ..chains import is_chain
 from ..limits import Limits
 from . import (
     adapters,
@@ -8,6 +9,7 @@ from . import (
     copies,
     elementwise,
     embedding,
+    fused,
     linear,
     loss,
     norm,
@@ -31,12 +33,27 @@ _FAMILIES = (
     loss,
     optimizer,
     sampling,
+    fused,
 )
 
 RULES: dict[str, Rule] = {op: rule for family in _FAMILIES for op, rule in family.RULES.items()}
 MEANINGS: dict[str, Meaning] = {
     kernel: meaning for family in _FAMILIES for kernel, meaning in family.MEANINGS.items()
 }
+
+
+def meaning_of(kernel: str) -> Meaning:
+    """What a kernel does, in NumPy: a variant does what the kernel does that it is one of.
+
+    Raises:
+        KeyError: nobody says.
+    """
+    if is_chain(kernel):
+        return fused.chain_meaning(kernel)
+    name = kernel
+    while name not in MEANINGS and "+" in name:
+        name = name.rpartition("+")[0]
+    return MEANINGS[name]
 
 
 def lower_calls(graph: Graph, limits: Limits) -> Lowering:
