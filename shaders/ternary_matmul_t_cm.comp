@@ -9,7 +9,11 @@
 //   0 read  x     f32[ROWS,INNER]
 //   1 read  power f32[ROWS]
 //   2 read  w     t2[INNER,COLUMNS]
+#ifdef ADDED
+//   3 write y     f32[ROWS,COLUMNS] over added
+#else
 //   3 write y     f32[ROWS,COLUMNS]
+#endif
 #ifdef LOW
 //   n read  low f32[ROWS,RANK]
 //   n read  b   f32[RANK,COLUMNS]

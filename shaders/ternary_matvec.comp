@@ -7,7 +7,11 @@
 // Bindings:
 //   0 read  x q8[ROWS,INNER]
 //   1 read  w t2[COLUMNS,INNER]
+#ifdef ADDED
+//   2 write y f32[ROWS,COLUMNS] over added
+#else
 //   2 write y f32[ROWS,COLUMNS]
+#endif
 #ifdef LOW
 //   n read  low f32[ROWS,RANK]
 //   n read  b   f32[COLUMNS,RANK]

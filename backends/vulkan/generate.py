@@ -53,7 +53,7 @@ def _head(chain: Chain) -> Iterator[str]:
         yield f"//   {number} read  v{number} f32[{shapes[letter]}]"
     for binding, number in enumerate(chain.results, len(chain.operands)):
         dtype = "q8" if _is_codes(chain, number) else "f32"
-        yield f"//   {binding} write v{number} {dtype}[{shape}]"
+        yield f"//   {binding} write v{number} {dtype}[{shape}]{_over(chain, number)}"
     sizes = ("ROWS", "COLUMNS", "WORKGROUP") if chain.is_row_wise else ("COUNT",)
     for k, name in enumerate(sizes):
         yield f"layout(constant_id = {k}) const uint {name} = 1;"
@@ -69,6 +69,19 @@ def _head(chain: Chain) -> Iterator[str]:
             yield f"{layout} B{binding} {{ uint v{number}q[]; }};"
         else:
             yield from _buffers("writeonly", binding, number, False)
+
+
+def _over(chain: Chain, number: int) -> str:
+    """The operands that a result may be written over: those read no later than it is made.
+
+    An operand is read once, by the invocation that writes the same elements of the results.
+    """
+    if _is_codes(chain, number):
+        return ""
+    made = _plan_loops(chain).made
+    read = [k for k, letter in enumerate(chain.operands) if letter == TENSOR]
+    names = [f"v{k}" for k in read if made[k] <= made[number]]
+    return f" over {' or '.join(names)}" if names else ""
 
 
 def _buffers(access: str, binding: int, number: int, scalar: bool) -> Iterator[str]:

@@ -31,8 +31,9 @@ def variant(text: str, kernel: str) -> str:
     options = kernel.split("+")[1:]
     members = next((int(option) for option in options if option.isdigit()), 1)
     chosen = [option.upper() for option in options if not option.isdigit()]
-    numbered, defines = _number(_active(_repeat(text.splitlines(), members), chosen))
-    if not defines and not options:
+    lines = text.splitlines()
+    numbered, defines = _number(_active(_repeat(lines, members), chosen))
+    if numbered == lines:
         return text
     version, *rest = numbered
     defines = [*chosen, f"MEMBERS {members}", *defines]

@@ -305,3 +305,43 @@ def test_equal_chains_share_a_kernel() -> None:
         (("COUNT", 8), ("FACTOR_1", 2.0)), (("COUNT", 8), ("FACTOR_1", 3.0)),
     )  # fmt: skip
     assert chain_source(first.kernel).startswith("#version 460\n")
+
+
+def test_a_result_takes_the_place_only_of_what_is_read_by_then() -> None:
+    """The third tensor is read in the loop behind the reduction, after the sum is written."""
+    text = "chain_mmvm__add_0_1__rms_norm_4_2__mul_5_3__4_6"
+    total, product = kernel(text).parameters[-2:]
+    assert total.over == ("v0", "v1")
+    assert product.over == ("v0", "v1", "v3")
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_results_that_take_places_are_right(run: Run) -> None:
+    """All three tensors end here, and so does what they are made from."""
+    graph = read(
+        """
+        graph @g {
+          input %x: f32[3,40]
+          input %w: f32[40]
+          %a: f32[3,40] = rms_norm(%x, %w) {eps=1e-05}
+          %b: f32[3,40] = rms_norm(%a, %w) {eps=1e-05}
+          %c: f32[3,40] = rms_norm(%b, %w) {eps=1e-05}
+          %sum: f32[3,40] = add(%a, %b)
+          %normed: f32[3,40] = rms_norm(%sum, %w) {eps=1e-05}
+          %product: f32[3,40] = mul(%normed, %c)
+          %y: f32[3,40] = rms_norm(%sum, %w) {eps=1e-05}
+          %z: f32[3,40] = rms_norm(%product, %w) {eps=1e-05}
+          return %y, %z
+        }
+        """
+    )
+    group = graph.nodes[3:6]
+    results = (group[0].outputs[0], group[2].outputs[0])
+    fused = fused_node("norm_quantize", group, results)
+    fused_graph = replace(graph, nodes=(*graph.nodes[:3], fused, *graph.nodes[6:]))
+    verify(fused_graph)
+    plan = make_plan(fused_graph, Limits())
+    places = {plan.slices[name] for name in ("a", "b", "c")}
+    assert {plan.slices[name] for name in ("sum", "product")} <= places
+    values = drawn(graph)
+    assert_nearly(run(fused_graph, values), evaluate(graph, values), SUMS)

@@ -1,6 +1,6 @@
 """Lowering: which kernels serve a node, family by family."""
 
-from ....graph.ir import Graph, Value
+from ....graph.ir import Graph, Node, Value
 from ..chains import is_chain
 from ..limits import Limits
 from . import (
@@ -56,6 +56,11 @@ def meaning_of(kernel: str) -> Meaning:
     return MEANINGS[name]
 
 
+def label_of(node: Node) -> str:
+    """What the dispatches of a node are labelled with: its scope and its first result."""
+    return f"{node.scope}:{node.outputs[0].name}"
+
+
 def lower_calls(graph: Graph, limits: Limits) -> Lowering:
     """The calls of all nodes of a graph.
 
@@ -66,5 +71,6 @@ def lower_calls(graph: Graph, limits: Limits) -> Lowering:
     donors: dict[str, Value] = {a.output: values[a.donated] for a in graph.aliases}
     lowering = Lowering(limits, donors, frozenset(values), RULES)
     for node in graph.nodes:
+        lowering.label = label_of(node)
         lowering.lower(node)
     return lowering

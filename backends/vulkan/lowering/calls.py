@@ -76,7 +76,6 @@ class Lowering:
             GraphError: an op has no kernel for this device.
         """
         name = rule_name(node)
-        self.label = f"{node.scope}:{node.outputs[0].name}"
         if name in self._rules:
             self._rules[name](self, node)
         elif node.op == FUSED:

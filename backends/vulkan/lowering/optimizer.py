@@ -77,6 +77,14 @@ def _chunks(items: Sequence[_T], most: int) -> Iterator[Sequence[_T]]:
         yield items[begin : begin + most]
 
 
+def _guard(lowering: Lowering, node: Node) -> None:
+    norm, loss, sound = node.inputs
+    guarded, new_sound = node.outputs
+    start_from(lowering, sound, new_sound)
+    operands = {"norm": norm, "loss": loss, "guarded": guarded, "sound": new_sound}
+    lowering.call("guard", (1, 1, 1), {}, **operands)
+
+
 def _clip_factor(lowering: Lowering, node: Node) -> None:
     constants = {"MAX_NORM": node.attributes["max_norm"]}
     (norm,), (factor,) = node.inputs, node.outputs
@@ -179,6 +187,7 @@ _ADAMW_ATTRS = ("beta1", "beta2", "eps", "weight_decay")
 
 RULES: dict[str, Rule] = {
     "global_norm": _global_norm,
+    "guard": _guard,
     "clip_factor": _clip_factor,
     "adamw": _adamw,
     fused_rule("updates"): _fused_updates,
@@ -187,6 +196,7 @@ MEANINGS: dict[str, Meaning] = dict(
     [
         ("norm_parts", _norm_parts_meaning),
         ("global_norm", _global_norm_meaning),
+        of_op("guard", "guard"),
         of_op("clip_factor", "clip_factor", {"max_norm": "MAX_NORM"}),
         ("adamw", _adamw_meaning),
     ]
