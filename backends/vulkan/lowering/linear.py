@@ -242,14 +242,15 @@ def _finished(meaning: Meaning, across: bool = False) -> Meaning:
 
     def finished(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
         more = ("low", "b", "added")
+        added = [x.copy() for x in arrays(operands, *operands.keys() & {"added"})]
         meaning(constants, {name: x for name, x in operands.items() if name not in more})
         (y,) = arrays(operands, "y")
         target = y[0] if y.ndim == 3 else y
         if "low" in operands:
             low, b = arrays(operands, "low", "b")
             target += low @ (b if across else b.T)
-        if "added" in operands:
-            target += arrays(operands, "added")[0]
+        for x in added:  # read before y, which may lie over it, was written
+            target += x
 
     return finished
 
