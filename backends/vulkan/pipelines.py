@@ -18,6 +18,7 @@ from .generate import chain_source
 from .info import DeviceInfo
 from .spirv import Constant, ShaderInterface, reflect
 from .storage import Storage
+from .variants import base_of
 
 Value: TypeAlias = bool | int | float
 Specialization: TypeAlias = tuple[tuple[str, Value], ...]
@@ -143,11 +144,11 @@ class Pipelines:
             path.write_text(chain_source(kernel))
             return path
         for folder in self._folders:
-            path = folder / f"{kernel}.comp"
+            path = folder / f"{base_of(kernel)}.comp"
             if path.is_file():
                 return path
         places = ", ".join(str(folder) for folder in self._folders)
-        raise DeviceError(f"there is no kernel {kernel}: no {kernel}.comp in {places}")
+        raise DeviceError(f"there is no kernel {kernel}: no {base_of(kernel)}.comp in {places}")
 
     def _layout(self, count: int) -> tuple[Any, Any]:
         """The layouts of kernels with that many storage buffers."""

@@ -6,6 +6,8 @@ from typing import Protocol
 from ...graph.ir import Node
 from .elementwise import ElementwiseChains
 from .pattern import Pattern
+from .products import LowProducts, Product, ProductGradients, WeightGradients
+from .updates import Updates
 from .view import View
 
 
@@ -102,7 +104,10 @@ ROW_PATTERNS = (
 )
 """Groups that treat every row alike: a workgroup a row, which stays in registers."""
 
+PRODUCTS = (ProductGradients(), WeightGradients(), Product(), LowProducts())
+"""Groups around matrix products, which take the sums before and behind them."""
+
 ELEMENTWISE = ElementwiseChains("elementwise")
 """Whatever element-wise nodes are left, on whatever shapes."""
 
-PATTERNS: tuple[Finder, ...] = (*ROW_PATTERNS, ELEMENTWISE)
+PATTERNS: tuple[Finder, ...] = (*PRODUCTS, *ROW_PATTERNS, ELEMENTWISE, Updates())

@@ -29,7 +29,7 @@ from bitgraph.models.bitnet.forward import decode_graph, loss_graph
 from bitgraph.models.data.batching import TokenBatch
 from bitgraph.passes.fuse.fuse import Fuse
 from bitgraph.passes.fuse.group import fused_node
-from bitgraph.passes.fuse.patterns import PATTERNS
+from bitgraph.passes.fuse.patterns import ELEMENTWISE, ROW_PATTERNS
 from bitgraph.passes.manager import PassManager
 from bitgraph.passes.pipeline import parse_pipeline
 from graphs import TRAINING, read
@@ -41,6 +41,7 @@ from vulkan_cases import FOLDED, RUNS, SPLIT, run_on_device, run_shuffled, value
 
 Run: TypeAlias = Callable[..., dict[str, HostValue]]
 
+PATTERNS = (*ROW_PATTERNS, ELEMENTWISE)
 SUMS = 1e-5
 """Beside the largest element: sums of a row in another order than NumPy's."""
 

@@ -4,6 +4,7 @@ from ....graph.ir import Graph, Node, Value
 from ..chains import is_chain
 from ..limits import Limits
 from . import (
+    adapters,
     attention,
     copies,
     elementwise,
@@ -25,6 +26,7 @@ _FAMILIES = (
     norm,
     quantize,
     linear,
+    adapters,
     rope,
     attention,
     embedding,
@@ -41,12 +43,17 @@ MEANINGS: dict[str, Meaning] = {
 
 
 def meaning_of(kernel: str) -> Meaning:
-    """What a kernel does, in NumPy.
+    """What a kernel does, in NumPy: a variant does what the kernel does that it is one of.
 
     Raises:
         KeyError: nobody says.
     """
-    return fused.chain_meaning(kernel) if is_chain(kernel) else MEANINGS[kernel]
+    if is_chain(kernel):
+        return fused.chain_meaning(kernel)
+    name = kernel
+    while name not in MEANINGS and "+" in name:
+        name = name.rpartition("+")[0]
+    return MEANINGS[name]
 
 
 def label_of(node: Node) -> str:
