@@ -59,7 +59,8 @@ def test_every_stage_is_dumped(bitgraph, file, tmp_path):
     result = bitgraph("opt", file, "-p", "cse,dce", "--dump-passes", dumps)
     assert result.code == 0
     texts = {path.name: path.read_text() for path in dumps.iterdir()}
-    assert sorted(texts) == ["00-input.txt", "01-cse.txt", "02-dce.txt"]
+    stages = ["00-input.txt", "01-cse.txt", "02-dce.txt"]
+    assert sorted(texts) == [*stages, "index.html", "timing.txt"]
     assert texts["00-input.txt"] == GRAPH
     assert texts["02-dce.txt"] == result.out
 
