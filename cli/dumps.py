@@ -31,7 +31,7 @@ class Stage:
         name: as in ``02-grad``.
         text: for people.
         nodes: how many, None for what is no graph any more.
-        seconds: of the pass that made it and of the check of what it gave.
+        seconds: of the pass that made it and of the check of what it gave; 0 for the first.
     """
 
     name: str
@@ -51,18 +51,18 @@ class Stages:
         """Collect stages and write each into a folder, if one is given."""
         self.done: list[Stage] = []
         self._folder = folder
-        self._clock = time.perf_counter()
+        self._last: float | None = None
 
     def add(self, number: int, name: str, graph: object) -> None:
-        """Take a stage that was made since the last one, or since the beginning."""
-        seconds = time.perf_counter() - self._clock
+        """Take a stage that was made since the last one."""
+        seconds = 0.0 if self._last is None else time.perf_counter() - self._last
         nodes = len(graph.nodes) if isinstance(graph, Graph) else None
         stage = Stage(f"{number:02d}-{name}", str(graph), nodes, seconds)
         self.done.append(stage)
         if self._folder is not None:
             make_folder(self._folder)
             write_text(self._folder / f"{stage.name}.txt", stage.text)
-        self._clock = time.perf_counter()
+        self._last = time.perf_counter()
 
 
 @contextmanager

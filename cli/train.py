@@ -119,11 +119,11 @@ def train(
         if path is not None
     }
     computing = make_backend(backend, device)
-    for folder in filter(None, (dump_passes, out)):
-        make_folder(folder)
     with dumping(dump_passes) as stages:
         on_stage = stages.add if dump_passes else None
         trainer = Trainer(checkpoint.config, checkpoint.weights, computing, options, on_stage)
+        for folder in filter(None, (dump_passes, out)):
+            make_folder(folder)
         needed = trainer.device_bytes(sets[data].examples)
     _describe(console, checkpoint, sets, trainer)
     if needed:
