@@ -12,6 +12,7 @@ from .. import __version__
 from ..graph.errors import BitgraphError
 from .devices import devices
 from .generate import generate
+from .graph import graph
 from .init import init
 from .inspect import inspect
 from .opt import opt
@@ -25,7 +26,7 @@ def cli() -> None:
     """LoRA fine-tuning and generation for BitNet b1.58."""
 
 
-for command in (train, generate, devices, init, inspect, opt, verify):
+for command in (train, generate, devices, graph, init, inspect, opt, verify):
     cli.add_command(command)
 
 

@@ -25,12 +25,14 @@ class Plan:
 
     Attributes:
         schedule: what to run.
-        slices: of every input and output of the graph, and of every value in between.
+        slices: of every input and output of the graph, of every value in between, and of scratch.
+        intervals: lifetimes of what lies in arenas, in dispatches.
         lower_bound: bytes that the arenas need at least.
     """
 
     schedule: Schedule
     slices: dict[str, Slice]
+    intervals: tuple[Interval, ...]
     lower_bound: int
 
     @property
@@ -58,7 +60,8 @@ def make_plan(graph: Graph, limits: Limits) -> Plan:
         for value in homes.values(graph)
         if homes.root(value).name in slices
     }
-    return Plan(schedule, named, live_lower_bound(intervals))
+    everything = {**placement.slices, **named}
+    return Plan(schedule, everything, tuple(intervals), live_lower_bound(intervals))
 
 
 class _Homes:

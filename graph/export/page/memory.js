@@ -1,0 +1,123 @@
+// Memory over a step: arena offsets upwards, dispatches to the right.
+
+class MemoryPicture {
+  constructor(model) {
+    this.model = model;
+    const { spans, arenas, launches } = model.execution;
+    this.width = 1400;
+    this.height = 700;
+    this.floors = new Map();
+    let floor = 0;
+    for (const [name, size] of arenas) {
+      this.floors.set(name, floor);
+      floor += size;
+    }
+    this.total = Math.max(floor, 1);
+    this.xScale = this.width / Math.max(launches.length, 1);
+    this.yScale = this.height / this.total;
+    this.rects = spans.map((span) => this.rect(span));
+    this.live = liveBytes(spans, launches.length);
+    this.peak = this.live.reduce((best, bytes, k) => (bytes > this.live[best] ? k : best), 0);
+  }
+
+  get bounds() {
+    return { x: -110, y: -40, width: this.width + 150, height: this.height + 90 };
+  }
+
+  rect(span) {
+    const bottom = this.floors.get(span.buffer) + span.offset;
+    return { span, key: span.name, x: span.begin * this.xScale,
+      width: (span.end + 1 - span.begin) * this.xScale,
+      y: this.height - (bottom + span.size) * this.yScale, height: span.size * this.yScale };
+  }
+
+  draw(context, camera, theme, selection) {
+    const least = 0.5 / camera.scale;
+    context.fillStyle = theme.card;
+    context.fillRect(0, 0, this.width, this.height);
+    for (const { span, key, x, y, width, height } of this.rects) {
+      context.globalAlpha = selection.value && selection.value.name !== key ? 0.3 : 0.8;
+      context.fillStyle = theme[this.model.categories[span.category]];
+      context.fillRect(x, y, Math.max(width, least), Math.max(height, least));
+      if (height * camera.scale > 5) {
+        context.globalAlpha = 0.5;
+        context.fillStyle = theme.card;
+        context.fillRect(x, y, width, 0.7 / camera.scale);
+      }
+    }
+    context.globalAlpha = 1;
+    this.drawAxes(context, camera, theme);
+    this.drawLive(context, camera, theme);
+  }
+
+  drawAxes(context, camera, theme) {
+    const size = 12 / Math.min(camera.scale, 1.4);
+    context.font = `${size}px system-ui, sans-serif`;
+    context.fillStyle = theme.faint;
+    context.strokeStyle = theme.line;
+    context.lineWidth = 1 / camera.scale;
+    context.strokeRect(0, 0, this.width, this.height);
+    for (let k = 0; k <= 4; k++) {
+      context.textAlign = "right";
+      const y = this.height * (1 - k / 4);
+      context.fillText(sizeText((this.total * k) / 4), -8, y + size / 3);
+      context.textAlign = "center";
+      const position = Math.round((this.live.length * k) / 4);
+      context.fillText(position.toLocaleString("en"), (this.width * k) / 4, this.height + 1.6 * size);
+    }
+    context.fillText("dispatches, in order", this.width / 2, this.height + 3.2 * size);
+    context.textAlign = "right";
+    for (const [name, floor] of this.floors) {
+      const y = this.height - floor * this.yScale;
+      context.beginPath();
+      context.moveTo(0, y);
+      context.lineTo(this.width, y);
+      context.stroke();
+      context.fillText(name, this.width - 6, y - 4);
+    }
+    context.textAlign = "left";
+  }
+
+  drawLive(context, camera, theme) {
+    context.beginPath();
+    this.live.forEach((bytes, k) => {
+      const y = this.height - bytes * this.yScale;
+      context.lineTo(k * this.xScale, y);
+      context.lineTo((k + 1) * this.xScale, y);
+    });
+    context.strokeStyle = theme.text;
+    context.lineWidth = 1.4 / camera.scale;
+    context.stroke();
+    const x = (this.peak + 0.5) * this.xScale;
+    const y = this.height - this.live[this.peak] * this.yScale;
+    context.beginPath();
+    context.arc(x, y, 4 / camera.scale, 0, 7);
+    context.fillStyle = theme.text;
+    context.fill();
+    const size = 13 / Math.min(camera.scale, 1.4);
+    context.font = `600 ${size}px system-ui, sans-serif`;
+    context.fillText(`peak ${sizeText(this.live[this.peak])}`, x + 10 / camera.scale, y - size / 2);
+  }
+
+  at(x, y) {
+    return this.rects.findLast((r) =>
+      x >= r.x && x <= r.x + r.width && y >= r.y && y <= r.y + r.height);
+  }
+
+  tip(rect) {
+    if (!rect) return "";
+    const { name, size, begin, end, buffer, offset } = rect.span;
+    return `${name}\n${sizeText(size)}, dispatches ${begin} to ${end}\n${buffer}[${offset}:${offset + size}]`;
+  }
+}
+
+/** Bytes of the values alive at each dispatch. */
+function liveBytes(spans, count) {
+  const change = new Float64Array(count + 1);
+  for (const { begin, end, size } of spans) {
+    change[begin] += size;
+    change[end + 1] -= size;
+  }
+  let sum = 0;
+  return Array.from(change.subarray(0, count), (step) => (sum += step));
+}
