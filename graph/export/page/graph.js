@@ -129,7 +129,6 @@ class GraphPicture {
     const members = group ? group.members : [box.item];
     const chosen = selection.key === box.key;
     const near = selection.near.has(box.key);
-    context.globalAlpha = selection.near.size && !near && !chosen ? 0.45 : 1;
     context.beginPath();
     context.roundRect(box.x, box.y, box.width, box.height, 6);
     context.fillStyle = theme.card;
@@ -137,6 +136,7 @@ class GraphPicture {
     context.strokeStyle = chosen ? theme.backward : near ? theme.faint : theme.line;
     context.lineWidth = chosen ? 2.5 : 1;
     context.stroke();
+    context.globalAlpha = selection.near.size && !near && !chosen ? 0.4 : 1;
     this.drawShares(context, box, members, theme, scale);
     const title = group ? group.title : this.model.nodes[box.item].op;
     const left = box.x + 18;

@@ -50,31 +50,43 @@ class MemoryPicture {
     this.drawLive(context, camera, theme);
   }
 
+  /** Scales beside the picture, or at the edge of what is visible of it. */
   drawAxes(context, camera, theme) {
-    const size = 12 / Math.min(camera.scale, 1.4);
+    const size = 12 / camera.scale;
+    const window = camera.window();
+    const [left, right] = [Math.max(window.left, 0), Math.min(window.right, this.width)];
+    const [top, bottom] = [Math.max(window.top, 0), Math.min(window.bottom, this.height)];
     context.font = `${size}px system-ui, sans-serif`;
-    context.fillStyle = theme.faint;
     context.strokeStyle = theme.line;
     context.lineWidth = 1 / camera.scale;
     context.strokeRect(0, 0, this.width, this.height);
-    for (let k = 0; k <= 4; k++) {
-      context.textAlign = "right";
-      const y = this.height * (1 - k / 4);
-      context.fillText(sizeText((this.total * k) / 4), -8, y + size / 3);
-      context.textAlign = "center";
-      const position = Math.round((this.live.length * k) / 4);
-      context.fillText(position.toLocaleString("en"), (this.width * k) / 4, this.height + 1.6 * size);
-    }
-    context.fillText("dispatches, in order", this.width / 2, this.height + 3.2 * size);
-    context.textAlign = "right";
     for (const [name, floor] of this.floors) {
       const y = this.height - floor * this.yScale;
       context.beginPath();
       context.moveTo(0, y);
       context.lineTo(this.width, y);
       context.stroke();
-      context.fillText(name, this.width - 6, y - 4);
+      context.textAlign = "right";
+      context.fillStyle = theme.faint;
+      context.fillText(name, right - size / 2, y - size / 3);
     }
+    const beside = window.left < -6 * size;
+    const below = window.bottom > this.height + 2 * size;
+    context.fillStyle = theme.text;
+    for (let k = 0; k <= 4; k++) {
+      const y = bottom + ((top - bottom) * k) / 4;
+      const level = (this.height - y) / this.yScale;
+      context.textAlign = beside ? "right" : "left";
+      const drop = beside ? 0.35 : k ? 1 : -2;
+      context.fillText(sizeText(level), beside ? -size / 2 : left + size, y + size * drop);
+      const x = left + ((right - left) * k) / 4;
+      context.textAlign = beside || (k > 0 && k < 4) ? "center" : k ? "right" : "left";
+      const position = Math.round(x / this.xScale).toLocaleString("en");
+      context.fillText(position, x, below ? this.height + 1.6 * size : bottom - size / 2);
+    }
+    context.textAlign = "center";
+    context.fillStyle = theme.faint;
+    context.fillText("dispatches, in order", this.width / 2, this.height + 3.2 * size);
     context.textAlign = "left";
   }
 
@@ -94,7 +106,7 @@ class MemoryPicture {
     context.arc(x, y, 4 / camera.scale, 0, 7);
     context.fillStyle = theme.text;
     context.fill();
-    const size = 13 / Math.min(camera.scale, 1.4);
+    const size = 13 / camera.scale;
     context.font = `600 ${size}px system-ui, sans-serif`;
     context.fillText(`peak ${sizeText(this.live[this.peak])}`, x + 10 / camera.scale, y - size / 2);
   }

@@ -113,8 +113,8 @@ class Panel {
     return [el("h2", {}, group.title), this.crumbs(group.scope),
       el("p", {}, this.model.phases[group.phase]), el("h3", {}, "Totals"),
       list([["nodes", group.members.length.toLocaleString("en")],
-        ...[...counts].map(([k, n]) => [this.model.meanings[k], n]),
-        ...(bytes ? [["saved", sizeText(bytes)]] : [])]),
+        ...[...counts].sort((a, b) => a[0] - b[0]).map(([k, n]) => [this.model.meanings[k], n]),
+        ...(bytes ? [["bytes saved", sizeText(bytes)]] : [])]),
       el("h3", {}, "Ops"), list([...ops].sort(byCount))];
   }
 
