@@ -5,7 +5,7 @@ import re
 import sys
 from typing import Any
 
-from ..graph.text import parse_attrs
+from ..graph.text import read_attr, split_attrs
 from ..graph.types import GraphError
 from .cleanup import EliminateDeadCode, MergeCommonSubexpressions
 from .grad import Grad
@@ -34,7 +34,7 @@ def parse_pipeline(text: str) -> tuple[Pass, ...]:
     """Passes from their text.
 
     Options stand in braces, ``lora{rank=8, targets="q_proj,v_proj"}``; a list of names is one
-    string with commas.
+    string with commas. Where an option is text, a word needs no quotes: ``grad{loss=total}``.
 
     Raises:
         GraphError: unknown pass or option, a value of the wrong type, or text that does not parse.
@@ -55,7 +55,7 @@ def _make(name: str, options: str) -> Pass:
         raise GraphError(f"there is no pass named '{name}'; there are {', '.join(PASSES)}")
     fields = {f.name: f for f in dataclasses.fields(PASSES[name])}
     given: dict[str, object] = {}
-    for key, value in parse_attrs(options).items():
+    for key, value in split_attrs(options).items():
         if key not in fields:
             known = ", ".join(fields) or "none"
             raise GraphError(f"the pass {name} has no option '{key}'; its options: {known}")
@@ -64,8 +64,10 @@ def _make(name: str, options: str) -> Pass:
     return step
 
 
-def _convert(name: str, key: str, value: object, default: object) -> object:
-    """An option's value as the type of its default."""
+def _convert(name: str, key: str, text: str, default: object) -> object:
+    """An option's text as a value of its default's type."""
+    is_word = isinstance(default, str | tuple) and not text.startswith('"')
+    value = text if is_word else read_attr(text)
     if isinstance(default, tuple) and isinstance(value, str):
         return tuple(part for part in value.split(",") if part)
     if isinstance(default, float) and type(value) is int and abs(value) <= sys.float_info.max:

@@ -21,7 +21,7 @@ def execution_of(plan: Plan) -> Execution:
     )
     arenas = tuple((b.name, b.size) for b in plan.schedule.buffers if b.kind is Kind.ARENA)
     places = {name: _range(place) for name, place in plan.slices.items()}
-    return Execution(tuple(launches), spans, arenas, places, str(plan.schedule))
+    return Execution(tuple(launches), spans, arenas, places, str(plan))
 
 
 def _launch(dispatch: Dispatch, barrier: bool) -> Launch:
