@@ -1,7 +1,7 @@
 """Coordinates: from groups and what is open to boxes and lines.
 
 A column for each phase, a row for each scope of the first level; so a layer's backward pass stands
-beside its forward pass, and runs upwards. The page's script (`page/layout.js`) follows the same
+beside its forward pass, and runs upwards. The page's script (page/layout.js) follows the same
 rules, and a test compares the two.
 """
 
