@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from .groups import Group, group_nodes
 from .style import COLOURS, size_text
-from .view import View, short_name
+from .view import View, short_name, title_of
 
 _ROLE_COLOUR = "#eceff4"
 
@@ -43,7 +43,8 @@ def _cluster(view: View, group: Group, indent: str) -> Iterator[str]:
             yield from _cluster(view, child, f"{indent}  ")
         else:
             node = view.graph.nodes[child]
-            label = f"{node.op}\n{short_name(node)}\n{', '.join(str(v.type) for v in node.outputs)}"
+            types = ", ".join(str(value.type) for value in node.outputs)
+            label = f"{title_of(node)}\n{short_name(node)}\n{types}"
             colour = _quote(f"{COLOURS[view.categories[child]]}55")
             name = _quote(node.outputs[0].name)
             yield f"{indent}  {name} [label={_quote(label)} fillcolor={colour}];"

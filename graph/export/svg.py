@@ -10,7 +10,7 @@ from .drawing import Drawing
 from .groups import Group, broad_values, group_nodes, scopes
 from .layout import METRICS, Box, Layout, Point, key_of, lay_out
 from .style import size_text
-from .view import Category, Phase, View, saved_bytes, short_name
+from .view import Category, Phase, View, saved_bytes, short_name, title_of
 
 _MARGIN = 32
 _TOP = 96
@@ -93,7 +93,7 @@ def _draw_card(drawing: Drawing, view: View, box: Box) -> None:
     else:
         node = view.graph.nodes[box.item]
         counts = Counter([view.categories[box.item]])
-        title, (result, *_) = node.op, node.outputs
+        title, (result, *_) = title_of(node), node.outputs
         lines = [short_name(node), f"{result.type}, {size_text(result.type.nbytes)}"]
         tip = f"{', '.join(map(str, node.outputs))}\n{node.scope}"
     drawing.rect(box.x, box.y, box.width, box.height, "card", tip, rx="6")
@@ -142,7 +142,7 @@ def _lines(view: View, layout: Layout, boxes: dict[str, Box]) -> Iterator[_Line]
     shown = _shown(layout)
     made = {v.name: k for k, node in enumerate(view.graph.nodes) for v in node.outputs}
     values: dict[tuple[str, str], dict[str, int]] = {}
-    kept: set[tuple[str, str]] = set()
+    styles: dict[tuple[str, str], str] = {}
     broad = set(broad_values(view))
     for target, node in enumerate(view.graph.nodes):
         for value in node.inputs:
@@ -152,12 +152,13 @@ def _lines(view: View, layout: Layout, boxes: dict[str, Box]) -> Iterator[_Line]
                 continue
             ends = shown[made[value.name]], shown[target]
             values.setdefault(ends, {})[value.name] = value.type.nbytes
-            saved = view.value_categories[value.name] is Category.SAVED
-            if saved and view.phases[made[value.name]] is not view.phases[target]:
-                kept.add(ends)
+            category = view.value_categories[value.name]
+            across = view.phases[made[value.name]] is not view.phases[target]
+            if across and category in (Category.SAVED, Category.RECOMPUTED):
+                styles[ends] = f"edge {category}"
     for ends, sizes in values.items():
         names = ", ".join(list(sizes)[:4]) + (", …" if len(sizes) > 4 else "")
-        style = f"edge {Category.SAVED}" if ends in kept else "edge"
+        style = styles.get(ends, "edge")
         a, b = (boxes[end] for end in ends)
         across = _phase(view, a) is not _phase(view, b)
         path = _path(a, b, layout.bends.get(ends, ()), across)

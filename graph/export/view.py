@@ -80,6 +80,11 @@ def place_of(node: Node) -> tuple[str, ...]:
     return parts or ("",)
 
 
+def title_of(node: Node) -> str:
+    """The op, or the pattern of a fused node."""
+    return str(node.attributes.get("pattern", node.op)) if node.op == FUSED_OP else node.op
+
+
 def short_name(node: Node) -> str:
     """The name of a node's first result, without what its scope says already."""
     name, place = node.outputs[0].name, place_of(node)

@@ -149,13 +149,27 @@ def test_svg_has_a_card_for_all_that_is_closed(view: View) -> None:
     assert "%layers.1.mlp.gated\nlayers.1/mlp" in tips
 
 
-def test_svg_draws_saved_values_in_their_colour(view: View) -> None:
-    lines = elements(export(view, "svg"), "path", "edge")
-    tips = {line.find(SVG + "title").text: line.get("class") for line in lines}  # type: ignore[union-attr]
-    saved = [tip for tip, style in tips.items() if style == "edge saved"]
-    assert any(tip and tip.startswith("layers.1.out") for tip in saved)
-    down = next(s for tip, s in tips.items() if tip and tip.startswith("layers.0.out ("))
-    assert {down} <= {"edge", "edge saved"}
+def test_svg_draws_lines_in_the_colour_of_what_crosses_to_another_phase() -> None:
+    scopes = ["layers.0/mlp", "loss"]
+    data = export(make_view(parse_graph(STEP), "joint"), "svg", scopes)
+    lines = [
+        (title.text, line.get("class"))
+        for line in elements(data, "path", "edge")
+        for title in line.iter(SVG + "title")
+    ]
+    assert sorted(lines) == [  # type: ignore[type-var]
+        ("d.r (96 B)", "edge"),
+        ("h (96 B)", "edge"),
+        ("h.re (96 B)", "edge recomputed"),
+        ("loss (4 B)", "edge saved"),
+        ("one (4 B)", "edge"),
+        ("p.grad (192 B)", "edge"),
+        ("q (48 B)", "edge"),
+        ("r (96 B)", "edge"),  # to the loss
+        ("r (96 B)", "edge saved"),  # to its gradient
+        ("y (96 B)", "edge"),
+        ("y (96 B)", "edge saved"),
+    ]
 
 
 def test_memory_svg_shows_every_span_at_its_size(planned: View, plan: Plan) -> None:

@@ -36,7 +36,8 @@ class GraphPicture {
         const across = this.model.nodes[value.producer].phase !== node.phase;
         if (!lines.has(key)) lines.set(key, this.line(a, b, across));
         const line = lines.get(key);
-        line.saved ||= across && this.model.categories[value.category] === "saved";
+        const category = this.model.categories[value.category];
+        if (across && (category === "saved" || category === "recomputed")) line.category = category;
       }
     }
     return [...lines.values()];
@@ -71,7 +72,7 @@ class GraphPicture {
     }
     const top = Math.min(a.y, b.y);
     const bottom = Math.max(a.y + a.height, b.y + b.height);
-    return { a, b, path, top, bottom, saved: false };
+    return { a, b, path, top, bottom, category: "" };
   }
 
   /** The lines of the nodes that are selected: all that they read and all that reads them. */
@@ -90,14 +91,14 @@ class GraphPicture {
     context.lineWidth = Math.max(1.2, 0.5 / camera.scale);
     for (const line of this.lines) {
       if (line.bottom < window.top || line.top > window.bottom) continue;
-      context.strokeStyle = line.saved ? theme.saved : theme.edge;
+      context.strokeStyle = theme[line.category] || theme.edge;
       context.globalAlpha = lines.length ? 0.16 : 0.75;
       context.stroke(line.path);
     }
     context.globalAlpha = 1;
     context.lineWidth = Math.max(2, 1 / camera.scale);
     for (const line of lines) {
-      context.strokeStyle = line.saved ? theme.saved : theme.text;
+      context.strokeStyle = theme[line.category] || theme.text;
       context.stroke(line.path);
     }
     for (const box of boxes) if (!box.open) this.drawCard(context, box, theme, selection, camera.scale);
@@ -138,7 +139,7 @@ class GraphPicture {
     context.stroke();
     context.globalAlpha = selection.near.size && !near && !chosen ? 0.4 : 1;
     this.drawShares(context, box, members, theme, scale);
-    const title = group ? group.title : this.model.nodes[box.item].op;
+    const title = group ? group.title : titleOf(this.model.nodes[box.item]);
     const left = box.x + 18;
     const room = box.width - 26;
     context.fillStyle = theme.text;

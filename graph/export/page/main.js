@@ -330,7 +330,7 @@ class Search {
       ...[...new Set([...model.byKey.values()].map((group) => group.scope))]
         .map((scope) => ({ text: scope, kind: "scope", scope })),
       ...model.values.map((value) => ({ text: value.name, value,
-        kind: value.role || model.nodes[value.producer].op })),
+        kind: value.role || titleOf(model.nodes[value.producer]) })),
     ];
     this.input.addEventListener("input", () => this.find());
     this.input.addEventListener("keydown", (event) => this.key(event));

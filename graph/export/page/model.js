@@ -76,6 +76,12 @@ function sizeText(bytes) {
   }
 }
 
+/** The op, or the pattern of a fused node. */
+function titleOf(node) {
+  const [, pattern] = node.attributes.find(([name]) => name === "pattern") || [];
+  return node.op === "fused" && pattern ? pattern : node.op;
+}
+
 /** The name of a node's first result, without what its scope says already. */
 function shortName(node) {
   const name = node.outputs[0].name;

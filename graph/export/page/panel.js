@@ -38,7 +38,7 @@ class Panel {
     const { model } = this;
     const body = node.attributes.find(([name]) => name === "body");
     const attributes = node.attributes.filter(([name]) => name !== "body");
-    return [el("h2", {}, node.op), this.crumbs(node.scope), this.kind(node.category),
+    return [el("h2", {}, titleOf(node)), this.crumbs(node.scope), this.kind(node.category),
       el("h3", {}, node.outputs.length > 1 ? "Results" : "Result"),
       ...node.outputs.map((value) => this.value(value, true)),
       el("h3", {}, "Operands"), ...node.inputs.map((value) => this.value(value, false)),
