@@ -28,18 +28,23 @@ class Drawing:
                 "height": f"{height:.0f}",
             },
         )
+        self.parent = self.root
         ET.SubElement(self.root, "title").text = title
         colours = (
             f".{c}{{fill:var(--{c})}}.edge.{c}{{fill:none;stroke:var(--{c})}}" for c in COLOURS
         )
         ET.SubElement(self.root, "style").text = css_variables() + _STYLE + "".join(colours)
 
+    def move(self, x: float, y: float) -> None:
+        """Count the coordinates of what follows from this point."""
+        self.parent = ET.SubElement(self.root, "g", {"transform": f"translate({x:g},{y:g})"})
+
     def add(
         self, tag: str, attributes: Mapping[str, str | float], text: str = "", tip: str = ""
     ) -> None:
         """An element; `tip` is what a browser shows when the pointer rests on it."""
         given = {name: _attribute(value) for name, value in attributes.items()}
-        element = ET.SubElement(self.root, tag, given)
+        element = ET.SubElement(self.parent, tag, given)
         if text:
             element.text = text
         if tip:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from ..types import GraphError
 from .view import Phase, View, place_of
 
 _SWEEPS = 8
@@ -88,6 +89,30 @@ def scopes(groups: Sequence[Group]) -> set[str]:
         found.add(group.scope)
         found |= scopes([child for child in group.children if isinstance(child, Group)])
     return found
+
+
+def open_scopes(groups: Sequence[Group], wanted: Sequence[str]) -> set[str]:
+    """Wanted scopes and those around them.
+
+    Raises:
+        GraphError: there is no such scope.
+    """
+    known = scopes(groups)
+    for scope in wanted:
+        if scope not in known:
+            tops = ", ".join(dict.fromkeys(group.scope for group in groups if group.scope))
+            raise GraphError(f"there is no scope '{scope}' to open; the outer ones are {tops}")
+    parts = [scope.split("/") for scope in wanted]
+    return {"/".join(names[: k + 1]) for names in parts for k in range(len(names))}
+
+
+def members_of(group: Group) -> Iterator[int]:
+    """Positions of all nodes in a group."""
+    for child in group.children:
+        if isinstance(child, Group):
+            yield from members_of(child)
+        else:
+            yield child
 
 
 @dataclass

@@ -9,14 +9,22 @@ from typing import Any, TypeAlias
 from ..ir import Value
 from ..text import format_attr
 from .execution import Range
-from .groups import Group, broad_values, group_nodes
+from .groups import Group, broad_values, group_nodes, open_scopes
 from .layout import METRICS
 from .memory import category_of_span
 from .style import MEANINGS, css_variables
-from .svg import open_scopes
 from .view import Category, Phase, View, saved_bytes
 
-_SCRIPTS = ("layout.js", "model.js", "graph.js", "memory.js", "panel.js", "main.js")
+_SCRIPTS = (
+    "layout.js",
+    "model.js",
+    "camera.js",
+    "graph.js",
+    "memory.js",
+    "panel.js",
+    "search.js",
+    "main.js",
+)
 _PHASES = list(Phase)
 _CATEGORIES = list(Category)
 

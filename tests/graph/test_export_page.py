@@ -12,9 +12,8 @@ from bitgraph.backends.vulkan.execution import execution_of
 from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.export.formats import export
-from bitgraph.graph.export.groups import group_nodes
+from bitgraph.graph.export.groups import group_nodes, open_scopes
 from bitgraph.graph.export.layout import key_of, lay_out
-from bitgraph.graph.export.svg import open_scopes
 from bitgraph.graph.export.view import View, make_view
 from bitgraph.graph.text import parse_graph
 from bitgraph.models.bitnet.presets import preset_config

@@ -4,9 +4,16 @@ import re
 from itertools import combinations
 
 import pytest
-from bitgraph.graph.export.groups import Group, broad_values, edges, group_nodes, scopes
+from bitgraph.graph.export.groups import (
+    Group,
+    broad_values,
+    edges,
+    group_nodes,
+    members_of,
+    open_scopes,
+    scopes,
+)
 from bitgraph.graph.export.layout import METRICS, Box, lay_out
-from bitgraph.graph.export.svg import open_scopes
 from bitgraph.graph.export.view import Category, Phase, make_view, saved_bytes, short_name
 from bitgraph.graph.text import parse_graph
 from bitgraph.graph.types import GraphError
@@ -136,8 +143,10 @@ def test_boxes_never_overlap_and_lie_inside_their_groups(wanted: list[str]) -> N
         if isinstance(box.item, Group) and box.open:
             for child in box.item.children:
                 assert inside(boxes[child], box)
-    shown = {k for box in closed for k in members(box.item)}
-    assert shown == set(range(len(view.graph.nodes)))
+    shown = [
+        k for b in closed for k in ([b.item] if isinstance(b.item, int) else members_of(b.item))
+    ]
+    assert sorted(shown) == list(range(len(view.graph.nodes)))
 
 
 def test_forward_runs_down_and_backward_runs_up() -> None:
@@ -174,12 +183,6 @@ def inside(inner: Box, outer: Box) -> bool:
         and inner.x + inner.width < outer.x + outer.width
         and inner.y + inner.height < outer.y + outer.height
     )
-
-
-def members(item: int | Group) -> set[int]:
-    if isinstance(item, int):
-        return {item}
-    return set().union(*(members(child) for child in item.children))
 
 
 def test_names_are_shortened_by_what_the_scope_says() -> None:

@@ -14,7 +14,10 @@ class GraphPicture {
     this.shown = [];
     for (const box of this.layout.boxes) {
       if (typeof box.item === "number") this.shown[box.item] = box;
-      else if (!box.open) box.item.members.forEach((k) => { this.shown[k] = box; });
+      else if (!box.open)
+        box.item.members.forEach((k) => {
+          this.shown[k] = box;
+        });
     }
     this.lines = this.joined((value) => !this.model.broad.has(value.index));
   }
@@ -37,7 +40,8 @@ class GraphPicture {
         if (!lines.has(key)) lines.set(key, this.line(a, b, across));
         const line = lines.get(key);
         const category = this.model.categories[value.category];
-        if (across && (category === "saved" || category === "recomputed")) line.category = category;
+        if (across && category === "saved") line.category = category;
+        if (across && category === "recomputed") line.category ||= category;
       }
     }
     return [...lines.values()];
@@ -57,8 +61,8 @@ class GraphPicture {
       path.moveTo(x, middle(a));
       path.bezierCurveTo((x + end) / 2, middle(a), (x + end) / 2, middle(b), end, middle(b));
     } else if (!bends.length && gap > 3 * M.height) {
-      const turn = Math.min(a.x, b.x)
-        - Math.min(16 + Math.abs(middle(a) - middle(b)) / 40, M.aisle * 0.8);
+      const turn =
+        Math.min(a.x, b.x) - Math.min(16 + Math.abs(middle(a) - middle(b)) / 40, M.aisle * 0.8);
       path.moveTo(a.x, middle(a));
       path.bezierCurveTo(turn, middle(a), turn, middle(b), b.x, middle(b));
     } else {
@@ -82,8 +86,11 @@ class GraphPicture {
 
   draw(context, camera, theme, selection) {
     const window = camera.window();
-    const inside = (box) => box.y < window.bottom && box.y + box.height > window.top
-      && box.x < window.right && box.x + box.width > window.left;
+    const inside = (box) =>
+      box.y < window.bottom &&
+      box.y + box.height > window.top &&
+      box.x < window.right &&
+      box.x + box.width > window.left;
     const boxes = this.layout.boxes.filter(inside);
     const lines = selection.lines;
     context.font = "600 12px system-ui, sans-serif";
@@ -101,7 +108,8 @@ class GraphPicture {
       context.strokeStyle = theme[line.category] || theme.text;
       context.stroke(line.path);
     }
-    for (const box of boxes) if (!box.open) this.drawCard(context, box, theme, selection, camera.scale);
+    for (const box of boxes)
+      if (!box.open) this.drawCard(context, box, theme, selection, camera.scale);
     context.textAlign = "center";
     context.fillStyle = theme.faint;
     context.font = `600 ${Math.max(12, 11 / camera.scale)}px system-ui, sans-serif`;
@@ -177,9 +185,13 @@ class GraphPicture {
 
   groupFacts(group) {
     if (!group.facts) {
-      const bytes = group.members.flatMap((k) => this.model.nodes[k].outputs)
+      const bytes = group.members
+        .flatMap((k) => this.model.nodes[k].outputs)
         .reduce((sum, value) => sum + value.bytes, 0);
-      group.facts = [`${group.members.length.toLocaleString("en")} nodes`, `${sizeText(bytes)} made`];
+      group.facts = [
+        `${group.members.length.toLocaleString("en")} nodes`,
+        `${sizeText(bytes)} made`,
+      ];
     }
     return group.facts;
   }
@@ -192,8 +204,9 @@ class GraphPicture {
 
   /** The innermost box at a point. */
   at(x, y) {
-    return this.layout.boxes.findLast((box) =>
-      x >= box.x && x <= box.x + box.width && y >= box.y && y <= box.y + box.height);
+    return this.layout.boxes.findLast(
+      (box) => x >= box.x && x <= box.x + box.width && y >= box.y && y <= box.y + box.height,
+    );
   }
 
   tip(box) {

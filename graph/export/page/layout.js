@@ -43,7 +43,11 @@ function measure(item, opened, M) {
   box.children = item.children.map((child) => measure(child, opened, M));
   box.places = new Map();
   box.turns = new Map();
-  const lefts = rowLefts(item, box.children.map((child) => child.width), M);
+  const lefts = rowLefts(
+    item,
+    box.children.map((child) => child.width),
+    M,
+  );
   const order = item.rows.map((_, k) => k);
   if (item.upwards) order.reverse();
   let y = M.head + M.pad;
@@ -87,7 +91,13 @@ function put(box, x, y, layout) {
 /** Left edges of the slots of every row, drawn towards their neighbours in other rows. */
 function rowLefts(group, widths, M) {
   const sizes = group.rows.map((row) => row.map((slot) => (slot >= 0 ? widths[slot] : M.bend)));
-  const centers = sizes.map((row) => spread(row.map(() => 0), row, M));
+  const centers = sizes.map((row) =>
+    spread(
+      row.map(() => 0),
+      row,
+      M,
+    ),
+  );
   const above = neighboursAbove(group);
   const below = group.rows.map((row) => row.map(() => []));
   for (let k = 1; k < above.length; k++) {
@@ -101,8 +111,10 @@ function rowLefts(group, widths, M) {
       const fixed = centers[up ? k + 1 : k - 1];
       const near = (up ? below : above)[k];
       const wanted = near.map((others, place) =>
-        others.length ? others.reduce((sum, o) => sum + fixed[o], 0) / others.length
-          : centers[k][place]);
+        others.length
+          ? others.reduce((sum, o) => sum + fixed[o], 0) / others.length
+          : centers[k][place],
+      );
       centers[k] = spread(wanted, sizes[k], M);
     }
   }
@@ -123,7 +135,8 @@ function neighboursAbove(group) {
     if (!k) return row.map(() => []);
     const places = new Map(group.rows[k - 1].map((slot, place) => [slot, place]));
     return row.map((slot) =>
-      (sources.get(slot) || []).filter((s) => places.has(s)).map((s) => places.get(s)));
+      (sources.get(slot) || []).filter((s) => places.has(s)).map((s) => places.get(s)),
+    );
   });
 }
 
@@ -132,7 +145,8 @@ function spread(wanted, sizes, M) {
   const right = [...wanted];
   const left = [...wanted];
   const step = (k) => (sizes[k] + sizes[k + 1]) / 2 + M.gap;
-  for (let k = 0; k + 1 < right.length; k++) right[k + 1] = Math.max(right[k + 1], right[k] + step(k));
+  for (let k = 0; k + 1 < right.length; k++)
+    right[k + 1] = Math.max(right[k + 1], right[k] + step(k));
   for (let k = left.length - 2; k >= 0; k--) left[k] = Math.min(left[k], left[k + 1] - step(k));
   return right.map((value, k) => (value + left[k]) / 2);
 }

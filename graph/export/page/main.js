@@ -1,55 +1,4 @@
-// The page: what is open and selected, the pointer, the search, and links by the part behind #.
-
-class Camera {
-  constructor(canvas) {
-    this.canvas = canvas;
-    this.x = 0;
-    this.y = 0;
-    this.scale = 1;
-  }
-
-  get size() {
-    return [this.canvas.clientWidth, this.canvas.clientHeight];
-  }
-
-  toPicture(x, y) {
-    return [(x - this.x) / this.scale, (y - this.y) / this.scale];
-  }
-
-  toScreen(x, y) {
-    return [x * this.scale + this.x, y * this.scale + this.y];
-  }
-
-  window() {
-    const [left, top] = this.toPicture(0, 0);
-    const [right, bottom] = this.toPicture(...this.size);
-    return { left, top, right, bottom };
-  }
-
-  zoom(factor, x, y) {
-    const scale = Math.min(Math.max(this.scale * factor, 0.02), 40);
-    this.x = x - ((x - this.x) * scale) / this.scale;
-    this.y = y - ((y - this.y) * scale) / this.scale;
-    this.scale = scale;
-  }
-
-  /** Show all of a picture, or its top where that would be too small to read. */
-  fit(bounds, least = 0) {
-    const [width, height] = this.size;
-    const whole = Math.min((width - 60) / bounds.width, (height - 90) / bounds.height, 1.2);
-    this.scale = Math.max(whole, Math.min(least, (width - 60) / bounds.width));
-    this.x = (width - bounds.width * this.scale) / 2 - bounds.x * this.scale;
-    const room = height - 50 - bounds.height * this.scale;
-    this.y = Math.max(room / 2, 34) - bounds.y * this.scale;
-  }
-
-  center(box) {
-    const [width, height] = this.size;
-    this.scale = Math.min(Math.max(this.scale, 0.8), 1.2);
-    this.x = width / 2 - (box.x + box.width / 2) * this.scale;
-    this.y = height / 2 - (box.y + Math.min(box.height, height / this.scale) / 2) * this.scale;
-  }
-}
+// The page: what is open and selected, the pointer, and links by the part behind #.
 
 const NOTHING = { key: "", node: null, group: null, value: null, lines: [], near: new Set() };
 const byId = (id) => document.getElementById(id);
@@ -70,24 +19,50 @@ class Page {
     this.readHash();
   }
 
-  get picture() { return this.pictures[this.view]; }
-  get camera() { return this.cameras[this.view]; }
+  get picture() {
+    return this.pictures[this.view];
+  }
+  get camera() {
+    return this.cameras[this.view];
+  }
 
   describe() {
     const { model } = this;
     byId("graph-name").textContent = model.graph;
     byId("graph-stage").textContent = model.stage;
     byId("tabs").hidden = !model.execution;
-    const used = new Set(model.nodes.flatMap((n) => [n.category, ...n.outputs.map((v) => v.category)]));
-    byId("legend").append(...model.categories.map((name, k) => used.has(k) && el("span", {},
-      el("span", { className: "dot", style: `background:var(--${name})` }), model.meanings[k]))
-      .filter(Boolean));
+    const used = new Set(
+      model.nodes.flatMap((n) => [n.category, ...n.outputs.map((v) => v.category)]),
+    );
+    byId("legend").append(
+      ...model.categories
+        .map(
+          (name, k) =>
+            used.has(k) &&
+            el(
+              "span",
+              {},
+              el("span", { className: "dot", style: `background:var(--${name})` }),
+              model.meanings[k],
+            ),
+        )
+        .filter(Boolean),
+    );
   }
 
   readTheme() {
     const style = getComputedStyle(document.documentElement);
     this.theme = {};
-    for (const name of ["ground", "card", "inner", "line", "text", "faint", "edge", ...this.model.categories]) {
+    for (const name of [
+      "ground",
+      "card",
+      "inner",
+      "line",
+      "text",
+      "faint",
+      "edge",
+      ...this.model.categories,
+    ]) {
       this.theme[name] = style.getPropertyValue(`--${name}`);
     }
   }
@@ -250,12 +225,18 @@ class Page {
       if (drag && !drag.moved) this.click(event.offsetX, event.offsetY);
       drag = null;
     });
-    canvas.addEventListener("pointerleave", () => { byId("tip").hidden = true; });
-    canvas.addEventListener("wheel", (event) => {
-      event.preventDefault();
-      this.camera.zoom(Math.exp(-event.deltaY * 0.0015), event.offsetX, event.offsetY);
-      this.redraw();
-    }, { passive: false });
+    canvas.addEventListener("pointerleave", () => {
+      byId("tip").hidden = true;
+    });
+    canvas.addEventListener(
+      "wheel",
+      (event) => {
+        event.preventDefault();
+        this.camera.zoom(Math.exp(-event.deltaY * 0.0015), event.offsetX, event.offsetY);
+        this.redraw();
+      },
+      { passive: false },
+    );
     new ResizeObserver(() => this.resize()).observe(canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
       this.readTheme();
@@ -313,63 +294,20 @@ class Page {
     if (!item) this.select(NOTHING);
     else if (this.view === "memory") {
       const { value } = item.span;
-      this.selectValue(value || { name: item.span.name, type: "", bytes: item.span.size, category: -1,
-        producer: -1, users: [], span: item.span });
-    } else if (typeof item.item === "number") this.selectValue(this.model.nodes[item.item].outputs[0]);
+      this.selectValue(
+        value || {
+          name: item.span.name,
+          type: "",
+          bytes: item.span.size,
+          category: -1,
+          producer: -1,
+          users: [],
+          span: item.span,
+        },
+      );
+    } else if (typeof item.item === "number")
+      this.selectValue(this.model.nodes[item.item].outputs[0]);
     else this.toggle(item);
-  }
-}
-
-class Search {
-  constructor(model, go) {
-    this.model = model;
-    this.go = go;
-    this.input = byId("search");
-    this.list = byId("found");
-    this.entries = [
-      ...[...new Set([...model.byKey.values()].map((group) => group.scope))]
-        .map((scope) => ({ text: scope, kind: "scope", scope })),
-      ...model.values.map((value) => ({ text: value.name, value,
-        kind: value.role || titleOf(model.nodes[value.producer]) })),
-    ];
-    this.input.addEventListener("input", () => this.find());
-    this.input.addEventListener("keydown", (event) => this.key(event));
-    this.input.addEventListener("blur", () => { this.list.hidden = true; });
-  }
-
-  /** Entries that have all words in their name or kind, the shortest names first. */
-  find() {
-    const words = this.input.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const fits = ({ text, kind }) => words.every((word) =>
-      text.toLowerCase().includes(word) || kind.toLowerCase().includes(word));
-    const all = words.length ? this.entries.filter(fits) : [];
-    this.found = all.sort((a, b) => a.text.length - b.text.length).slice(0, 14);
-    this.mark(0);
-  }
-
-  mark(place) {
-    this.place = place;
-    this.list.hidden = !this.found.length;
-    this.list.replaceChildren(...this.found.map((entry, k) => el("li", {
-      className: k === place ? "on" : "",
-      onmousedown: (event) => { event.preventDefault(); this.choose(entry); },
-    }, el("b", {}, entry.text), el("span", {}, entry.kind))));
-  }
-
-  key(event) {
-    const count = (this.found || []).length;
-    if (event.key === "Escape") this.input.blur();
-    else if (!count) return;
-    else if (event.key === "Enter") this.choose(this.found[this.place]);
-    else if (event.key === "ArrowDown") this.mark((this.place + 1) % count);
-    else if (event.key === "ArrowUp") this.mark((this.place + count - 1) % count);
-    else return;
-    event.preventDefault();
-  }
-
-  choose(entry) {
-    this.input.blur();
-    this.go(entry);
   }
 }
 

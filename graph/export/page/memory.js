@@ -26,9 +26,14 @@ class MemoryPicture {
 
   rect(span) {
     const bottom = this.floors.get(span.buffer) + span.offset;
-    return { span, key: span.name, x: span.begin * this.xScale,
+    return {
+      span,
+      key: span.name,
+      x: span.begin * this.xScale,
       width: (span.end + 1 - span.begin) * this.xScale,
-      y: this.height - (bottom + span.size) * this.yScale, height: span.size * this.yScale };
+      y: this.height - (bottom + span.size) * this.yScale,
+      height: span.size * this.yScale,
+    };
   }
 
   draw(context, camera, theme, selection) {
@@ -112,8 +117,9 @@ class MemoryPicture {
   }
 
   at(x, y) {
-    return this.rects.findLast((r) =>
-      x >= r.x && x <= r.x + r.width && y >= r.y && y <= r.y + r.height);
+    return this.rects.findLast(
+      (r) => x >= r.x && x <= r.x + r.width && y >= r.y && y <= r.y + r.height,
+    );
   }
 
   tip(rect) {

@@ -7,18 +7,36 @@ function readModel(data) {
   const nodes = [];
   const value = (name, type, category, producer) => {
     const [typeText, bytes] = data.types[type];
-    const made = { index: values.length, name, type: typeText, bytes, category, producer, users: [] };
+    const made = {
+      index: values.length,
+      name,
+      type: typeText,
+      bytes,
+      category,
+      producer,
+      users: [],
+    };
     values.push(made);
     return made;
   };
   const inputs = data.inputs.map(([name, type, role]) =>
-    Object.assign(value(name, type, -1, -1), { role: text(role) }));
+    Object.assign(value(name, type, -1, -1), { role: text(role) }),
+  );
   data.nodes.forEach(([op, scope, phase, category, operands, results, attrs], index) => {
     const outputs = results.map(([name, type, kind]) => value(name, type, kind, index));
     const attributes = [];
     for (let k = 0; k < attrs.length; k += 2) attributes.push([text(attrs[k]), text(attrs[k + 1])]);
-    nodes.push({ index, op: text(op), scope: text(scope), phase, category, attributes,
-      inputs: operands, outputs, launches: [] });
+    nodes.push({
+      index,
+      op: text(op),
+      scope: text(scope),
+      phase,
+      category,
+      attributes,
+      inputs: operands,
+      outputs,
+      launches: [],
+    });
   });
   for (const node of nodes) {
     node.inputs = node.inputs.map((k) => values[k]);
@@ -26,7 +44,9 @@ function readModel(data) {
   }
   const groups = data.groups.map((packed) => readGroup(packed, data));
   const returned = new Set(data.outputs);
-  values.forEach((v, k) => { v.returned = returned.has(k); });
+  values.forEach((v, k) => {
+    v.returned = returned.has(k);
+  });
   for (const [output, donated] of data.aliases) values[output].replaces = values[donated];
   const model = { ...data, values, nodes, groups, inputs, broad: new Set(data.broad) };
   model.byName = new Map(values.map((v) => [v.name, v]));
@@ -37,7 +57,13 @@ function readModel(data) {
 }
 
 function readGroup([phase, scope, children, links, rows], data) {
-  const group = { phase, scope: data.table[scope], links, rows, upwards: data.phases[phase] === "backward" };
+  const group = {
+    phase,
+    scope: data.table[scope],
+    links,
+    rows,
+    upwards: data.phases[phase] === "backward",
+  };
   group.key = data.phases[phase] + ":" + group.scope;
   group.title = group.scope.split("/").pop() || "no scope";
   group.children = children.map((c) => (typeof c === "number" ? c : readGroup(c, data)));
@@ -47,24 +73,44 @@ function readGroup([phase, scope, children, links, rows], data) {
 
 function noteGroup(group, byKey) {
   byKey.set(group.key, group);
-  group.children.forEach((child) => { if (typeof child !== "number") noteGroup(child, byKey); });
+  group.children.forEach((child) => {
+    if (typeof child !== "number") noteGroup(child, byKey);
+  });
 }
 
 function readExecution(packed, model, text) {
   const range = ([buffer, offset, size]) => ({ buffer: text(buffer), offset, size });
-  const launches = packed.launches.map(([node, kernel, constants, groups, barrier, bound], position) => {
-    const launch = { position, node, kernel: text(kernel), constants: text(constants), groups, barrier,
-      bindings: bound.map(([access, ...place]) => ({ access: text(access), ...range(place) })) };
-    if (node >= 0) model.nodes[node].launches.push(launch);
-    return launch;
-  });
+  const launches = packed.launches.map(
+    ([node, kernel, constants, groups, barrier, bound], position) => {
+      const launch = {
+        position,
+        node,
+        kernel: text(kernel),
+        constants: text(constants),
+        groups,
+        barrier,
+        bindings: bound.map(([access, ...place]) => ({ access: text(access), ...range(place) })),
+      };
+      if (node >= 0) model.nodes[node].launches.push(launch);
+      return launch;
+    },
+  );
   const spans = packed.spans.map(([name, begin, end, category, ...place]) => {
     const known = typeof name === "number" ? model.values[name] : null;
-    const span = { name: known ? known.name : name, value: known, begin, end, category, ...range(place) };
+    const span = {
+      name: known ? known.name : name,
+      value: known,
+      begin,
+      end,
+      category,
+      ...range(place),
+    };
     if (known) known.span = span;
     return span;
   });
-  packed.places.forEach(([value, ...place]) => { model.values[value].place = range(place); });
+  packed.places.forEach(([value, ...place]) => {
+    model.values[value].place = range(place);
+  });
   return { ...packed, launches, spans };
 }
 
