@@ -125,7 +125,8 @@ class MemoryPicture {
   tip(rect) {
     if (!rect) return "";
     const { name, size, begin, end, buffer, offset } = rect.span;
-    return `${name}\n${sizeText(size)}, dispatches ${begin} to ${end}\n${buffer}[${offset}:${offset + size}]`;
+    const place = `${buffer}[${offset}:${offset + size}]`;
+    return `${name}\n${sizeText(size)}, dispatches ${begin} to ${end}\n${place}`;
   }
 }
 
