@@ -15,8 +15,16 @@ def execution_of(plan: Plan) -> Execution:
         else:
             launches.append(_launch(command, barrier))
             barrier = False
+    tenants: dict[str, list[str]] = {}
+    for name, home in plan.homes.items():
+        tenants.setdefault(home, []).append(name)
     spans = tuple(
-        Span(item.name, _range(plan.slices[item.name]), item.begin, item.end)
+        Span(
+            tuple(tenants.get(item.name, [item.name])),
+            _range(plan.slices[item.name]),
+            item.begin,
+            item.end,
+        )
         for item in plan.intervals
     )
     arenas = tuple((b.name, b.size) for b in plan.schedule.buffers if b.kind is Kind.ARENA)

@@ -31,6 +31,8 @@ class Plan:
         schedule: what to run.
         slices: of every input and output of the graph, of every value in between, and of scratch.
         intervals: lifetimes of what lies in arenas, in dispatches.
+        homes: of every value, the interval or buffer that it shares with its views and with those
+            that take its place.
         lower_bound: bytes of the values that are alive at once, which the arenas need at least.
 
     Its text is the schedule's under a line on memory.
@@ -39,6 +41,7 @@ class Plan:
     schedule: Schedule
     slices: dict[str, Slice]
     intervals: tuple[Interval, ...]
+    homes: dict[str, str]
     lower_bound: int
 
     @property
@@ -75,8 +78,9 @@ def make_plan(graph: Graph, limits: Limits) -> Plan:
         if homes.root(value).name in slices
     }
     everything = {**placement.slices, **named}
+    shared = {value.name: homes.root(value).name for value in homes.values(graph)}
     bound = live_lower_bound(intervals, limits.alignment)
-    return Plan(schedule, everything, tuple(intervals), bound)
+    return Plan(schedule, everything, tuple(intervals), shared, bound)
 
 
 class _Homes:

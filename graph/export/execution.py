@@ -41,12 +41,25 @@ class Launch:
 
 @dataclass(frozen=True)
 class Span:
-    """A value in an arena, from the first dispatch that uses it to the last one."""
+    """A place in an arena, from the first dispatch that uses it to the last one.
 
-    name: str
+    Attributes:
+        names: of the values that lie there: one, its views, and those that take its place.
+        range: the bytes.
+        begin: position of the first dispatch.
+        end: position of the last one.
+    """
+
+    names: tuple[str, ...]
     range: Range
     begin: int
     end: int
+
+    @property
+    def title(self) -> str:
+        """The names, or the first of many."""
+        few = ", ".join(self.names[:3])
+        return few if len(self.names) < 4 else f"{few} and {len(self.names) - 3} more"
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ class Execution:
 
     Attributes:
         launches: in order.
-        spans: of all values that lie in arenas, scratch included.
+        spans: of all that lies in arenas, scratch included.
         arenas: their names and sizes.
         places: where values lie, by name.
         text: the schedule as text.

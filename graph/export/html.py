@@ -143,7 +143,8 @@ def _pack_execution(view: View, table: _Table, places: dict[str, int]) -> dict[s
         ],
         "spans": [
             [
-                places.get(span.name, span.name),
+                [places.get(name, name) for name in span.names],
+                span.title,
                 span.begin,
                 span.end,
                 _CATEGORIES.index(category_of_span(view, span)),

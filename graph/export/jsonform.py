@@ -65,7 +65,7 @@ def _schedule(execution: Execution) -> dict[str, Any]:
             for launch in execution.launches
         ],
         "spans": [
-            {"name": span.name, **_range(span.range), "begin": span.begin, "end": span.end}
+            {"names": span.names, **_range(span.range), "begin": span.begin, "end": span.end}
             for span in execution.spans
         ],
         "places": {name: _range(place) for name, place in execution.places.items()},

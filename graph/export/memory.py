@@ -52,13 +52,13 @@ def write_memory_svg(view: View) -> bytes:
 
 
 def category_of_span(view: View, span: Span) -> Category:
-    """The category of a value in an arena; a kernel's scratch belongs to the kernel's phase."""
-    category = view.value_categories.get(span.name)
-    if category is None and view.execution is not None:
+    """The category of what lies in a place; a kernel's scratch belongs to the kernel's phase."""
+    found = {view.value_categories[name] for name in span.names if name in view.value_categories}
+    if not found and view.execution is not None:
         result = view.execution.launches[span.begin].result
-        category = view.value_categories.get(result, Category.PLAIN)
-        category = Category.PLAIN if category is Category.SAVED else category
-    return category or Category.PLAIN
+        found = {view.value_categories.get(result, Category.PLAIN)} - {Category.SAVED}
+    longest = (Category.SAVED, Category.RECOMPUTED, Category.BACKWARD, Category.OPTIMIZER)
+    return next((category for category in longest if category in found), Category.PLAIN)
 
 
 def arena_floors(execution: Execution) -> dict[str, int]:
@@ -90,7 +90,7 @@ def _draw_span(
     left, top = scale.x(span.begin), scale.y(bottom + span.range.size)
     width = max(scale.x(span.end + 1) - left, _THINNEST)
     height = max(scale.y(bottom) - top, _THINNEST)
-    tip = f"{span.name}: {size_text(span.range.size)}, dispatches {span.begin} to {span.end}"
+    tip = f"{span.title}: {size_text(span.range.size)}, dispatches {span.begin} to {span.end}"
     drawing.rect(left, top, width, height, str(category), tip, opacity="0.75")
 
 

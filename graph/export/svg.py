@@ -12,7 +12,7 @@ from .view import Category, View, saved_bytes, short_name, title_of
 
 _MARGIN = 32
 _TOP = 96
-_LETTERS = 28
+_LETTERS = 26
 
 
 def write_svg(view: View, opened: Sequence[str] = ()) -> bytes:

@@ -17,7 +17,8 @@ from bitgraph.backends.vulkan.plan import Plan, make_plan
 from bitgraph.backends.vulkan.schedule import Barrier
 from bitgraph.graph.binary import unpack_graph
 from bitgraph.graph.export.formats import FORMATS, export
-from bitgraph.graph.export.view import View, make_view
+from bitgraph.graph.export.memory import category_of_span
+from bitgraph.graph.export.view import Category, View, make_view
 from bitgraph.graph.ir import Alias, Graph, Input, Node, Role, Value, sorted_attrs
 from bitgraph.graph.text import parse_graph
 from bitgraph.graph.types import GraphError, parse_type
@@ -182,11 +183,13 @@ def test_memory_svg_shows_every_span_at_its_size(planned: View, plan: Plan) -> N
     for rect in ET.fromstring(data).iter(SVG + "rect"):
         title = rect.find(SVG + "title")
         if title is not None and title.text:
-            tips[title.text.split(":")[0]] = rect
-    assert set(tips) == {item.name for item in plan.intervals}
+            tips[re.split("[,:]| and ", title.text)[0]] = rect
+    assert planned.execution is not None
+    titles = [span.names[0] for span in planned.execution.spans]
+    assert sorted(tips) == sorted(titles)
     base = float(frame.get("y", "")) + height
-    for item in plan.intervals:
-        rect = tips[item.name]
+    for title, item in zip(titles, plan.intervals, strict=True):
+        rect = tips[title]
         left = (float(rect.get("x", "")) - float(frame.get("x", ""))) / width * dispatches
         assert left == pytest.approx(item.begin, abs=dispatches / 1000)
         bottom = (base - float(rect.get("y", "")) - float(rect.get("height", ""))) / height * arena
@@ -204,6 +207,18 @@ def test_the_live_set_peaks_at_the_planners_lower_bound(planned: View, plan: Pla
     for position in (0, len(live) // 2, len(live) - 1):
         alive = [i.size for i in plan.intervals if i.begin <= position <= i.end]
         assert live[position] == sum(alive)
+
+
+def test_a_place_has_the_category_of_what_is_kept_in_it(planned: View) -> None:
+    assert planned.execution is not None
+    (span,) = (s for s in planned.execution.spans if "layers.1.self_attn.merged" in s.names)
+    assert planned.value_categories["layers.1.self_attn.mixed"] is Category.SAVED
+    (values,) = (s for s in planned.execution.spans if "layers.1.self_attn.v_heads" in s.names)
+    assert values.names[0] == "layers.1.self_attn.v_proj.base"  # the sum takes its place
+    assert planned.value_categories[values.names[0]] is Category.PLAIN
+    assert {category_of_span(planned, s) for s in (span, values)} == {Category.SAVED}
+    scratch = [s for s in planned.execution.spans if s.names[0].startswith("scratch")]
+    assert {category_of_span(planned, s) for s in scratch} >= {Category.BACKWARD}
 
 
 def test_the_schedule_in_json(planned: View, plan: Plan) -> None:

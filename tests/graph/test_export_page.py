@@ -178,16 +178,16 @@ def test_memory_over_time(page: Page, file: Path, view: View) -> None:
     assert page.evaluate(f"{picture}.live") == execution.live_bytes().tolist()
     largest = max(execution.spans, key=lambda span: span.range.size * (span.end + 1 - span.begin))
     script = f"""(name) => {{
-        const rect = {picture}.rects.find((r) => r.key === name);
+        const rect = {picture}.rects.find((r) => r.span.title === name);
         return bitgraph.camera.toScreen(rect.x + rect.width / 2, rect.y + rect.height / 2);
     }}"""
-    x, y = page.evaluate(script, largest.name)
+    x, y = page.evaluate(script, largest.title)
     page.locator("canvas").hover(position={"x": x, "y": y})
     tip = page.locator("#tip").inner_text()
-    assert largest.name in tip
+    assert largest.title in tip
     assert str(largest.range) in tip
     page.locator("canvas").click(position={"x": x, "y": y})
-    assert largest.name in page.locator("#panel").inner_text()
+    assert largest.names[0] in page.locator("#panel").inner_text()
     page.get_by_role("button", name="Graph").click()
     assert page.evaluate("bitgraph.view") == "graph"
 

@@ -293,10 +293,10 @@ class Page {
     const item = this.picture.at(...this.camera.toPicture(x, y));
     if (!item) this.select(NOTHING);
     else if (this.view === "memory") {
-      const { value } = item.span;
+      const [value] = item.span.tenants;
       this.selectValue(
         value || {
-          name: item.span.name,
+          name: item.span.title,
           type: "",
           bytes: item.span.size,
           category: -1,

@@ -28,7 +28,7 @@ class MemoryPicture {
     const bottom = this.floors.get(span.buffer) + span.offset;
     return {
       span,
-      key: span.name,
+      key: span.key,
       x: span.begin * this.xScale,
       width: (span.end + 1 - span.begin) * this.xScale,
       y: this.height - (bottom + span.size) * this.yScale,
@@ -40,8 +40,9 @@ class MemoryPicture {
     const least = 0.5 / camera.scale;
     context.fillStyle = theme.card;
     context.fillRect(0, 0, this.width, this.height);
-    for (const { span, key, x, y, width, height } of this.rects) {
-      context.globalAlpha = selection.value && selection.value.name !== key ? 0.3 : 0.8;
+    const chosen = selection.value && selection.value.span;
+    for (const { span, x, y, width, height } of this.rects) {
+      context.globalAlpha = chosen && chosen !== span ? 0.3 : 0.8;
       context.fillStyle = theme[this.model.categories[span.category]];
       context.fillRect(x, y, Math.max(width, least), Math.max(height, least));
       if (height * camera.scale > 5) {
@@ -124,9 +125,9 @@ class MemoryPicture {
 
   tip(rect) {
     if (!rect) return "";
-    const { name, size, begin, end, buffer, offset } = rect.span;
+    const { title, size, begin, end, buffer, offset } = rect.span;
     const place = `${buffer}[${offset}:${offset + size}]`;
-    return `${name}\n${sizeText(size)}, dispatches ${begin} to ${end}\n${place}`;
+    return `${title}\n${sizeText(size)}, dispatches ${begin} to ${end}\n${place}`;
   }
 }
 

@@ -95,17 +95,10 @@ function readExecution(packed, model, text) {
       return launch;
     },
   );
-  const spans = packed.spans.map(([name, begin, end, category, ...place]) => {
-    const known = typeof name === "number" ? model.values[name] : null;
-    const span = {
-      name: known ? known.name : name,
-      value: known,
-      begin,
-      end,
-      category,
-      ...range(place),
-    };
-    if (known) known.span = span;
+  const spans = packed.spans.map(([names, title, begin, end, category, ...place], key) => {
+    const tenants = names.filter((name) => typeof name === "number").map((k) => model.values[k]);
+    const span = { key, tenants, title, begin, end, category, ...range(place) };
+    for (const value of tenants) value.span = span;
     return span;
   });
   packed.places.forEach(([value, ...place]) => {

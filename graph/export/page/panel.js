@@ -103,7 +103,10 @@ class Panel {
       lines.push(more("in ", el("code", {}, `${buffer}[${offset}:${offset + size}]`)));
     }
     if (value.span) {
-      lines.push(more(`alive from dispatch ${value.span.begin} to ${value.span.end}`));
+      const { begin, end, tenants } = value.span;
+      lines.push(more(`occupied from dispatch ${begin} to ${end}`));
+      const others = tenants.filter((other) => other !== value).map((other) => this.link(other));
+      if (others.length) lines.push(more("shared with ", ...others.flatMap((link) => [link, " "])));
     }
     if (withUsers) lines.push(this.users(value));
     return el("div", { className: "card" }, ...lines);
