@@ -66,6 +66,7 @@ TOLERANCES: dict[str, float] = {
     "attention_grad": FUNCTIONS,
     "linear_cross_entropy": FUNCTIONS,
     "linear_cross_entropy_grad": UNITS,
+    "fused": SUMS,
 }
 
 

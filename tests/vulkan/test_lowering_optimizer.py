@@ -119,11 +119,11 @@ def test_norms_of_any_numbers(numbers: list[float]) -> None:
 
 
 def test_gradients_are_summed_side_by_side() -> None:
-    """One barrier for all gradients of a model, not one for each."""
+    """As many to a dispatch as it binds, and one barrier for all."""
     case = Case(tuple(operand("f32", 16, 64) for _ in range(30)))
     commands = make_plan(one_op_graph(OPS["global_norm"], case), Limits()).schedule.commands
-    assert [k for k, c in enumerate(commands) if isinstance(c, Barrier)] == [30]
-    assert len(commands) == 32
+    assert [k for k, c in enumerate(commands) if isinstance(c, Barrier)] == [2]
+    assert len(commands) == 4
 
 
 # clip_factor
@@ -235,7 +235,8 @@ def test_updates_in_place_copy_nothing(limits: Limits) -> None:
     case = OPS["adamw"].cases.make(16, 2560, 7)
     graph = in_place(one_op_graph(OPS["adamw"], case), *IN_PLACE)
     commands = make_plan(graph, limits).schedule.commands
-    assert {getattr(command, "kernel", "barrier") for command in commands} == {"adamw"}
+    kernels = {getattr(command, "kernel", "barrier") for command in commands}
+    assert kernels <= {"adamw+1", "adamw+3"}
     values = values_of(graph, case)
     assert_right(graph, values, run_on_device(graph, values, limits))
 
