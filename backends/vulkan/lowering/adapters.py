@@ -9,11 +9,14 @@ from ....graph.tensors import HostValue
 from ....graph.types import tensor
 from ....passes.fuse.products import Low, Through, low_of, through_products
 from .calls import Lowering, Meaning, Rule, fused_rule, groups_for
-from .linear import Extras, halves_tile, row_powers, ternary_product, ternary_product_t
+from .linear import FEW_ROWS, Extras, halves_tile, row_powers, ternary_product, ternary_product_t
 from .meanings import arrays
+from .tiles import WORKGROUP
 
 _TILE = 16
 """Rows and columns of a tile of thin.glsl."""
+_MATVEC: dict[str, int | float] = {"LANES": WORKGROUP, "WORKGROUP": WORKGROUP}
+"""A workgroup for each sum of a few rows: there are few of them."""
 
 
 def _low_products(lowering: Lowering, node: Node) -> None:
@@ -98,9 +101,16 @@ def _binds(lowering: Lowering, *values: Value) -> bool:
 def _thin_matmul(lowering: Lowering, lows: Sequence[Low], powers: Sequence[Value] = ()) -> None:
     """Narrow products of one factor and one result type, and what `row_power` gives of their x."""
     rows, columns = lows[0].result.type.shape
-    across = "" if lows[0].product.attributes["transpose_b"] else "+across"
-    kernel = f"thin_matmul{across}{'+power' if powers else ''}+{len(lows)}"
-    constants: dict[str, int | float] = {"ROWS": rows, "COLUMNS": columns, **_lanes(lowering)}
+    across = not lows[0].product.attributes["transpose_b"]
+    if rows <= FEW_ROWS and not across:
+        kernel, lanes, groups = "thin_matvec", _MATVEC, len(lows) * columns
+    else:
+        kernel, lanes = (
+            f"thin_matmul{'+across' * across}{'+power' * bool(powers)}",
+            _lanes(lowering),
+        )
+        groups = math.ceil(rows / _TILE) * math.ceil(columns / _TILE) * len(lows)
+    constants: dict[str, int | float] = {"ROWS": rows, "COLUMNS": columns, **lanes}
     constants["FACTOR"] = lows[0].factor
     operands: dict[str, Value] = {}
     for number, low in enumerate(lows):
@@ -108,8 +118,8 @@ def _thin_matmul(lowering: Lowering, lows: Sequence[Low], powers: Sequence[Value
         operands |= {f"{name}{number}": value for name, value in named.items()}
         constants[f"INNER{number}"] = low.x.type.shape[1]
     operands |= {f"power{number}": power for number, power in enumerate(powers)}
-    tiles = math.ceil(rows / _TILE) * math.ceil(columns / _TILE) * len(lows)
-    lowering.call(kernel, groups_for(tiles, 1, lowering.limits), constants, **operands)
+    several = f"{kernel}+{len(lows)}"
+    lowering.call(several, groups_for(groups, 1, lowering.limits), constants, **operands)
 
 
 def _weight_gradients(lowering: Lowering, node: Node) -> None:
@@ -171,6 +181,7 @@ RULES: dict[str, Rule] = {
     fused_rule("weight_gradients"): _weight_gradients,
 }
 MEANINGS: dict[str, Meaning] = {
+    "thin_matvec": _thin_matmul_meaning(across=False),
     "thin_matmul": _thin_matmul_meaning(across=False),
     "thin_matmul+across": _thin_matmul_meaning(across=True),
     "thin_contract": _thin_contract_meaning,
