@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pytest
+from bitgraph.backends.numpy.backend import NumpyBackend
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.chains import Chain, Step, parse_chain
 from bitgraph.backends.vulkan.generate import chain_source
@@ -25,6 +26,7 @@ from bitgraph.graph.tensors import HostValue, Quantized
 from bitgraph.graph.types import tensor
 from bitgraph.graph.verify import verify
 from bitgraph.models.bitnet.forward import decode_graph, loss_graph
+from bitgraph.models.data.batching import TokenBatch
 from bitgraph.passes.fuse.fuse import Fuse
 from bitgraph.passes.fuse.group import fused_node
 from bitgraph.passes.fuse.patterns import ELEMENTWISE, ROW_PATTERNS
@@ -34,7 +36,7 @@ from graphs import TRAINING, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_cases import assert_close, assert_same_bits, fixed_cases, one_op_graph
-from tiny_model import CONFIG
+from tiny_model import CONFIG, batch_values, model_values, random_batch, random_values
 from vulkan_cases import FOLDED, RUNS, SPLIT, run_on_device, run_shuffled, values_of
 
 Run: TypeAlias = Callable[..., dict[str, HostValue]]
@@ -189,6 +191,47 @@ def test_a_result_in_the_place_of_a_state_is_computed_apart(run: Run) -> None:
     assert fused.aliases == (Alias("s.new", "s"),)
     values = drawn(graph)
     assert_nearly(run(fused, values), evaluate(graph, values), 0.0)
+
+
+# Whole models
+
+
+def step_values(graph: Graph, batch: TokenBatch) -> dict[str, HostValue]:
+    roles = (Role.PARAM, Role.STATE)
+    values = {**model_values(), **random_values(graph, roles), **batch_values(batch)}
+    values |= {"lr": np.array(1e-2, np.float32), "step": np.array(3, np.int32)}
+    return {i.value.name: values[i.value.name] for i in graph.inputs}
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("act", ["relu2", "silu"])
+def test_a_fused_training_step_is_the_plain_one(act: str, run: Run) -> None:
+    batch = random_batch([7, 5], multiple=4)
+    loss = loss_graph(replace(CONFIG, hidden_act=act), batch.tokens.size)
+    graph = PassManager(parse_pipeline(TRAINING)).run(loss)
+    values = step_values(graph, batch)
+    fused = Fuse()(graph)
+    assert len(lower_calls(fused, Limits()).calls) < 0.9 * len(lower_calls(graph, Limits()).calls)
+    plain, got = run(graph, values), run(fused, values)
+    assert_nearly(got, plain, 1e-5)
+    assert_nearly(got, evaluate(graph, values), 1e-4)
+
+
+def test_numpy_runs_the_nodes_that_fused_ones_stand_for() -> None:
+    batch = random_batch([7, 5], multiple=4)
+    graph = PassManager(parse_pipeline(TRAINING)).run(loss_graph(CONFIG, batch.tokens.size))
+    results = []
+    for step in (graph, Fuse()(graph)):
+        backend = NumpyBackend()
+        values = step_values(graph, batch)
+        persistent = {i.value.name for i in graph.inputs if i.role is not Role.INPUT}
+        backend.load({name: values[name] for name in persistent})
+        inputs = {name: np.asarray(values[name]) for name in values.keys() - persistent}
+        outputs = backend.compile(step).run(inputs)
+        params = {v.name: backend.read(v.name) for v in graph.inputs_of(Role.PARAM)}
+        results.append({**outputs, **params})
+    for name, value in results[0].items():
+        assert_same_bits(results[1][name], value)
 
 
 # Chains at random

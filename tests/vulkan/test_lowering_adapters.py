@@ -1,8 +1,6 @@
 """Adapted projections in one node each, on Vulkan against the nodes apart in NumPy."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -18,9 +16,7 @@ from bitgraph.graph.tensors import HostValue
 from bitgraph.graph.types import tensor
 from bitgraph.passes.fuse.fuse import Fuse
 from op_cases import assert_close
-from vulkan_cases import RUNS, device_limits, run_on_device, simulate
-
-Run: TypeAlias = Callable[..., dict[str, HostValue]]
+from vulkan_cases import RUNS, Run, device_limits, run_on_device, simulate
 
 SUMMED = 1e-5
 """Beside the largest element: sums in another order."""

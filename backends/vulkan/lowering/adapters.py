@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ....graph.ir import Node, Value
 from ....graph.ops.fused import expanded
@@ -15,6 +16,7 @@ from .linear import (
     Backward,
     Extras,
     halves_tile,
+    rotates,
     row_power,
     row_powers,
     ternary_product,
@@ -49,7 +51,16 @@ def _product(lowering: Lowering, node: Node) -> None:
     low, weight = (None, None) if up is None else up.inputs
     x, w = product.inputs
     extras = Extras(low, weight, _taken_in(nodes, made))
-    ternary_product(lowering, x, w, node.outputs[0], extras)
+    *_, last = nodes
+    if last.op == "rope" and rotates(lowering, x, w, last):
+        extras = replace(extras, table=last.inputs[1])
+        ternary_product(lowering, x, w, last.outputs[0], extras)
+        return
+    rotation = tuple(inner for inner in nodes if inner.op in ("reshape", "rope"))
+    y = rotation[0].inputs[0] if rotation else node.outputs[0]
+    ternary_product(lowering, x, w, y, extras)
+    for inner in rotation:
+        lowering.lower(inner)
 
 
 def _product_gradients(lowering: Lowering, node: Node) -> None:

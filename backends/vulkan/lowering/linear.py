@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ....graph.ir import Node, Value
+from ....graph.ops import op_def
 from ....graph.tensors import GROUP, Array, HostValue, Ternary
 from ....graph.types import DType, tensor
 from ..layout import assign
@@ -32,21 +33,24 @@ class Extras:
         low, weight: factors of an adapter's part, low [rows, rank] times B^T, or times A where the
             product is that of a gradient.
         added: something of the result's size.
+        table: angles by which heads are rotated in the end, where `rotates` allows it.
     """
 
     low: Value | None = None
     weight: Value | None = None
     added: Value | None = None
+    table: Value | None = None
 
     @property
     def options(self) -> str:
         """What a kernel's name gets for it."""
-        return ("" if self.low is None else "+low") + ("" if self.added is None else "+added")
+        given = {"+low": self.low, "+added": self.added, "+rotated": self.table}
+        return "".join(option for option, value in given.items() if value is not None)
 
     @property
     def operands(self) -> dict[str, Value]:
         """Bindings of it."""
-        named = {"low": self.low, "b": self.weight, "added": self.added}
+        named = {"low": self.low, "b": self.weight, "added": self.added, "table": self.table}
         return {name: value for name, value in named.items() if value is not None}
 
     @property
@@ -90,14 +94,32 @@ def _ternary_tiles(
     rows, inner, columns = sizes
     limits = lowering.limits
     kernel, tile = f"ternary_matmul{_dot(lowering)}", tile_for(rows, columns)
-    if "cooperative_matrix_s8" in limits.features and inner % GROUP == 0 and columns % 4 == 0:
-        unit_tile = unit_tile_for(rows, columns, limits)
-        if unit_tile is not None:
-            kernel, tile = "ternary_matmul_cm", unit_tile
+    unit_tile = _codes_tile(lowering, x, w)
+    if unit_tile is not None:
+        kernel, tile = "ternary_matmul_cm", unit_tile
     constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **tile.constants}
     groups = groups_for(tile.count(rows, columns), 1, limits)
     kernel, constants = f"{kernel}{extras.options}", {**constants, **extras.constants}
     lowering.call(kernel, groups, constants, x=x, w=w, y=y, **extras.operands)
+
+
+def _codes_tile(lowering: Lowering, x: Value, w: Value) -> Tile | None:
+    """The tile for x w^T of int8 activations on matrix units, or None if they do not fit."""
+    (rows, inner), columns = x.type.shape, w.type.shape[0]
+    if "cooperative_matrix_s8" not in lowering.limits.features or x.type.dtype is not DType.Q8:
+        return None
+    if rows <= FEW_ROWS or inner % GROUP or columns % 4:
+        return None
+    return unit_tile_for(rows, columns, lowering.limits)
+
+
+def rotates(lowering: Lowering, x: Value, w: Value, rope: Node) -> bool:
+    """Whether the kernel of x w^T can rotate the heads too: a tile is as wide as a head."""
+    tile = _codes_tile(lowering, x, w)
+    shuffles = "subgroup_shuffle" in lowering.limits.features
+    forwards = not rope.attributes["inverse"]
+    head = rope.inputs[0].type.shape[2]
+    return tile is not None and shuffles and forwards and head == tile.columns
 
 
 def _dot(lowering: Lowering) -> str:
@@ -295,7 +317,7 @@ def _finished(meaning: Meaning, across: bool = False) -> Meaning:
     """The meaning of a kernel with epilogue.glsl."""
 
     def finished(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
-        more = ("low", "b", "added")
+        more = ("low", "b", "added", "table")
         added = [x.copy() for x in arrays(operands, *operands.keys() & {"added"})]
         meaning(constants, {name: x for name, x in operands.items() if name not in more})
         (y,) = arrays(operands, "y")
@@ -305,6 +327,11 @@ def _finished(meaning: Meaning, across: bool = False) -> Meaning:
             target += low @ (b if across else b.T)
         for x in added:  # read before y, which may lie over it, was written
             target += x
+        for table in arrays(operands, *operands.keys() & {"table"}):
+            heads = target.reshape(len(target), -1, table.shape[1])
+            turned = op_def("rope").eval(heads, table, inverse=False)
+            assert isinstance(turned, np.ndarray)
+            heads[...] = turned
 
     return finished
 
