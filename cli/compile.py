@@ -11,6 +11,7 @@ from rich.console import Console
 from ..backends.numpy.backend import NumpyBackend
 from ..backends.vulkan.limits import KNOWN_LIMITS, Limits
 from ..backends.vulkan.plan import Plan, make_plan
+from ..backends.vulkan.schedule import Kind
 from ..backends.vulkan.window import window_steps, with_window
 from ..graph.errors import BitgraphError
 from ..graph.ir import Graph
@@ -171,13 +172,12 @@ def _schedule(graph: Graph, limits: Limits | None) -> object:
 
 
 def _print_plan(console: Console, plan: Plan) -> None:
-    sizes: Counter[str] = Counter()
-    for buffer in plan.schedule.buffers:
+    schedule = plan.schedule
+    sizes: Counter[Kind] = Counter()
+    for buffer in schedule.buffers:
         sizes[buffer.kind] += buffer.size
-    dispatches = plan.schedule.dispatches
-    barriers = len(plan.schedule.commands) - len(dispatches)
-    console.print(f"\n{len(dispatches):,} dispatches, {barriers:,} barriers")
-    console.print(
-        "memory: " + ", ".join(f"{kind} {size / 2**20:,.2f} MiB" for kind, size in sizes.items())
-    )
+    dispatches = len(schedule.dispatches)
+    kinds = ", ".join(f"{kind} {size / 2**20:,.2f} MiB" for kind, size in sizes.most_common())
+    console.print(f"\n{dispatches:,} dispatches, {len(schedule.commands) - dispatches:,} barriers")
+    console.print(f"memory: {sizes.total() / 2**20:,.2f} MiB ({kinds})")
     console.print(f"arenas: {plan.arenas}")

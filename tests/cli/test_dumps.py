@@ -157,6 +157,11 @@ def test_the_page_of_a_whole_2b_step_is_small_and_quick(large: Path, fragment, t
         assert counts(dom) == [0, len(whole) - len(kept), 0, len(kept)]
 
 
+def test_a_2b_step_is_compiled_in_ten_seconds(large: Path):
+    *_, total = (large / "timing.txt").read_text().splitlines()
+    assert 0 < float(total.split()[1]) < 10
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stages of a training step of the 2B model."""
