@@ -12,6 +12,7 @@ from .. import __version__
 from ..graph.errors import BitgraphError
 from .compile import compile_
 from .devices import devices
+from .diff_backends import diff_backends
 from .generate import generate
 from .init import init
 from .inspect import inspect
@@ -26,7 +27,18 @@ def cli() -> None:
     """LoRA fine-tuning and generation for BitNet b1.58."""
 
 
-for command in (train, generate, compile_, devices, init, inspect, opt, verify):
+_COMMANDS = (
+    train,
+    generate,
+    compile_,
+    devices,
+    diff_backends,
+    init,
+    inspect,
+    opt,
+    verify,
+)
+for command in _COMMANDS:
     cli.add_command(command)
 
 
