@@ -19,11 +19,11 @@ from ..graph.types import DType
 from ..models.bitnet.checkpoint import load_checkpoint
 from ..models.bitnet.config import PROJECTIONS, BitNetConfig
 from ..models.bitnet.forward import decode_graph, embedding_dtype, loss_graph, prompt_graph
+from ..models.bitnet.generate import generation_passes
 from ..models.bitnet.presets import PRESETS, preset_config
 from ..models.files import make_folder
 from ..models.training.options import TrainingOptions
 from ..models.training.trainer import BUCKET
-from ..passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
 from ..passes.manager import Pass, PassManager
 from .dumps import PAGE, dumping, timing_table
 from .options import PATH, activation_option, backend_option, device_option, from_defaults
@@ -98,7 +98,7 @@ def compile_(
         make_folder(dump_passes)
     with dumping(dump_passes) as stages:
         graph = _graph(stage, config, embedding, tokens, context)
-        passes = _passes(stage, options, no_lora)
+        passes = _passes(stage, config, options, no_lora)
         graph = PassManager(passes, stages.add).run(graph)
         schedule = _schedule(graph, planning)
         stages.add(len(passes) + 1, "schedule", schedule)
@@ -139,12 +139,12 @@ def _graph(
     return replace(graph, outputs=(graph.output("loss"),)) if stage == "train" else graph
 
 
-def _passes(stage: str, options: TrainingOptions, no_lora: bool) -> tuple[Pass, ...]:
+def _passes(
+    stage: str, config: BitNetConfig, options: TrainingOptions, no_lora: bool
+) -> tuple[Pass, ...]:
     if stage == "train":
         return options.training_passes()
-    if no_lora:
-        return (MergeCommonSubexpressions(), EliminateDeadCode())
-    return options.evaluation_passes()
+    return generation_passes(config, None) if no_lora else options.evaluation_passes()
 
 
 def _limits_of(backend: str, device: str | None) -> Limits | None:
