@@ -14,6 +14,7 @@ from .compile import compile_
 from .devices import devices
 from .diff_backends import diff_backends
 from .generate import generate
+from .graph import graph
 from .init import init
 from .inspect import inspect
 from .opt import opt
@@ -33,6 +34,7 @@ _COMMANDS = (
     compile_,
     devices,
     diff_backends,
+    graph,
     init,
     inspect,
     opt,
