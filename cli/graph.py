@@ -9,21 +9,22 @@ from ..graph.export.execution import Execution
 from ..graph.export.formats import FORMATS, export
 from ..graph.export.view import make_view
 from ..graph.ir import Graph
-from ..graph.types import DType
-from ..models.bitnet.checkpoint import load_checkpoint
-from ..models.bitnet.config import PROJECTIONS, BitNetConfig
-from ..models.bitnet.forward import embedding_dtype
-from ..models.bitnet.presets import PRESETS, preset_config
+from ..models.bitnet.config import PROJECTIONS
 from ..models.files import atomic_write
 from ..models.training.options import TrainingOptions
 from ..models.training.stages import STAGES, stage_graph
-from .options import PATH, activation_option, device_option, from_defaults
+from .options import (
+    PATH,
+    activation_option,
+    device_option,
+    from_defaults,
+    geometry,
+    geometry_options,
+)
 
 
 @click.command()
-@click.option("--model", type=PATH, help="BitNet model, a GGUF file.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="A known geometry instead.")
-@click.option("--layers", type=click.IntRange(min=1), help="With --preset: transformer blocks.")
+@geometry_options
 @click.option(
     "--tokens", type=click.IntRange(min=1), default=2048, show_default=True, help="Of a batch."
 )
@@ -66,7 +67,7 @@ def graph(
     form = form or _format_of(out)
     names = tuple(part.strip() for part in targets.split(",") if part.strip())
     options = TrainingOptions(rank=rank, targets=names)
-    config, embedding = _geometry(model, preset, layers, activation)
+    config, embedding = geometry(model, preset, layers, activation)
     result = stage_graph(config, options, tokens, stage, embedding)
     execution = _plan(result, device) if stage == "schedule" else None
     data = export(make_view(result, stage, execution), form, opened)
@@ -81,20 +82,6 @@ def _format_of(path: Path) -> str:
     if form not in FORMATS:
         raise BitgraphError(f"{path} does not tell a format; give --format ({', '.join(FORMATS)})")
     return form
-
-
-def _geometry(
-    model: Path | None, preset: str | None, layers: int | None, activation: str | None
-) -> tuple[BitNetConfig, DType]:
-    if (model is None) == (preset is None):
-        raise BitgraphError("give either --model or --preset")
-    if preset is not None:
-        return preset_config(preset, num_hidden_layers=layers), DType.F16
-    if layers is not None:
-        raise BitgraphError("--layers changes a --preset; a --model has the layers it has")
-    assert model is not None
-    checkpoint = load_checkpoint(model, activation)
-    return checkpoint.config, embedding_dtype(checkpoint.weights)
 
 
 def _plan(graph: Graph, device: str | None) -> Execution:
