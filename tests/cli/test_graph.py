@@ -46,6 +46,22 @@ def test_the_joint_graph_is_that_of_training(bitgraph, model, tmp_path):
     assert {alias.donated for alias in graph.aliases} >= {"layers.0.mlp.up_proj.lora_A.weight"}
 
 
+def test_the_fused_graph_is_the_joint_one_with_fewer_nodes(bitgraph, tmp_path):
+    joint, fused = tmp_path / "joint.txt", tmp_path / "fused.txt"
+    assert bitgraph("graph", *TINY, "-o", joint).code == 0
+    assert bitgraph("graph", *TINY, "--stage", "fused", "-o", fused).code == 0
+    before, after = parse_graph(joint.read_text()), parse_graph(fused.read_text())
+    assert not any(node.op == "fused" for node in before.nodes)
+    assert any(node.op == "fused" for node in after.nodes)
+    assert before.outputs == after.outputs
+    assert sum(body_size(node) for node in after.nodes) == len(before.nodes)
+
+
+def body_size(node):
+    """Nodes that a node stands for."""
+    return len(parse_graph(node.attributes["body"]).nodes) if node.op == "fused" else 1
+
+
 def test_the_forward_graph_has_no_adapters_and_returns_the_loss(bitgraph, tmp_path):
     out = tmp_path / "loss.txt"
     assert bitgraph("graph", *TINY, "--stage", "forward", "-o", out).code == 0
