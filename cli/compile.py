@@ -15,24 +15,23 @@ from ..backends.vulkan.window import window_steps, with_window
 from ..graph.errors import BitgraphError
 from ..graph.ir import Graph
 from ..graph.types import DType
-from ..models.bitnet.checkpoint import load_checkpoint
 from ..models.bitnet.config import PROJECTIONS, BitNetConfig
-from ..models.bitnet.forward import decode_graph, embedding_dtype, loss_graph, prompt_graph
-from ..models.bitnet.presets import PRESETS, preset_config
+from ..models.bitnet.forward import decode_graph, loss_graph, prompt_graph
 from ..models.files import make_folder
 from ..models.training.options import TrainingOptions
 from ..models.training.trainer import BUCKET
 from ..passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
 from ..passes.manager import Pass, PassManager
 from .dumps import PAGE, dumping, timing_table
+from .geometry import geometry, model_or_preset_option, preset_option
 from .options import PATH, activation_option, backend_option, device_option, from_defaults
 
 STAGES = ("train", "loss", "prompt", "decode")
 
 
 @click.command("compile")
-@click.option("--model", type=PATH, help="BitNet model, a GGUF file with I2_S weights.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="A known geometry instead.")
+@model_or_preset_option
+@preset_option
 @click.option(
     "--stage",
     type=click.Choice(STAGES),
@@ -89,7 +88,7 @@ def compile_(
         raise BitgraphError("a step of training needs adapters; leave out --no-lora")
     names = tuple(part.strip() for part in targets.split(",") if part.strip())
     options = TrainingOptions(targets=names, **fields)
-    config, embedding = _geometry(model, preset, activation)
+    config, embedding = geometry(model, preset, activation)
     planning = KNOWN_LIMITS[limits] if limits else _limits_of(backend, device)
     if tokens is None:
         tokens = -(-options.batch_size * options.max_seq_len // BUCKET) * BUCKET
@@ -107,19 +106,6 @@ def compile_(
         _print_plan(console, schedule)
     if dump_passes is not None:
         console.print(f"open {dump_passes / PAGE} to compare the stages")
-
-
-def _geometry(
-    model: Path | None, preset: str | None, activation: str | None
-) -> tuple[BitNetConfig, DType]:
-    """The configuration and the element type of the embedding."""
-    if (model is None) == (preset is None):
-        raise BitgraphError("give either --model or --preset")
-    if model is None:
-        assert preset is not None
-        return preset_config(preset), DType.F16
-    checkpoint = load_checkpoint(model, activation)
-    return checkpoint.config, embedding_dtype(checkpoint.weights)
 
 
 def _graph(

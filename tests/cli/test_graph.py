@@ -82,6 +82,14 @@ def test_the_schedule_is_planned_without_a_device(bitgraph, tmp_path):
     assert any(title and title.startswith(first) for title in titles)
 
 
+def test_the_schedule_follows_the_limits(bitgraph, tmp_path):
+    plain, units = tmp_path / "plain.txt", tmp_path / "units.txt"
+    assert bitgraph("graph", *TINY, "--stage", "schedule", "-o", plain).code == 0
+    options = ("--stage", "schedule", "--limits", "h100")
+    assert bitgraph("graph", *TINY, *options, "-o", units).code == 0
+    assert plain.read_text() != units.read_text()
+
+
 def test_a_scope_is_opened(bitgraph, tmp_path):
     out = tmp_path / "step.svg"
     assert bitgraph("graph", *TINY, "--open", "layers.0/mlp", "-o", out).code == 0
@@ -123,6 +131,11 @@ def test_a_word_that_is_not_known_is_refused_by_its_option(bitgraph, tmp_path, o
         ((*TINY, "--rank", "0"), "out.svg", "rank (0) must be at least 1"),
         ((*TINY, "--target", "w_proj"), "out.svg", "w_proj"),
         ((*TINY, "--device", "no such GPU", "--stage", "schedule"), "out.svg", "no such GPU"),
+        (
+            (*TINY, "--device", "0", "--limits", "h100", "--stage", "schedule"),
+            "out.svg",
+            "--limits",
+        ),
         (TINY, "missing/out.svg", "missing/out.svg could not be written"),
     ],
 )
