@@ -38,7 +38,7 @@ def test_what_is_printed_is_what_the_texts_hold(bitgraph, tmp_path):
     assert [line.rstrip() for line in printed.splitlines()[: len(timing)]] == timing
     (path,) = tmp_path.glob("*schedule.txt")
     schedule = path.read_text()
-    dispatches = len(re.findall(r"^  \w+<", schedule, re.M))
+    dispatches = len(re.findall(r"^  [\w+]+<", schedule, re.M))
     barriers = len(re.findall(r"^  barrier$", schedule, re.M))
     assert f"\n{dispatches:,} dispatches, {barriers:,} barriers\n" in printed
     arenas = sum(map(int, re.findall(r"^  arena %\w+: (\d+)$", schedule, re.M)))
