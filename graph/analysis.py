@@ -1,8 +1,13 @@
 """What can be derived from a graph: who uses what, how long values live, the networkx view."""
 
+from dataclasses import dataclass
+
 import networkx as nx
+import numpy as np
+import numpy.typing as npt
 
 from .ir import Graph, Node, Value
+from .ops import op_def
 
 
 def producers(graph: Graph) -> dict[str, Node]:
@@ -53,6 +58,75 @@ def needed_for(graph: Graph, targets: set[str]) -> set[str]:
         if any(value.name in needed for value in node.outputs):
             needed.update(value.name for value in node.inputs)
     return needed
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """Memory that some nodes of a graph need.
+
+    Attributes:
+        value: whose bytes they are; its views lie in them too.
+        begin: position of the node that makes it.
+        end: position of the last node that reads it or a view of it.
+    """
+
+    value: Value
+    begin: int
+    end: int
+
+
+def storage(graph: Graph) -> dict[str, Value]:
+    """For each value the one in whose memory it lies.
+
+    A view lies where its operand does, unless that is an input's memory, which others may write
+    to; an output that takes an input's place lies there; any other value is its own.
+    """
+    inputs = {i.value.name: i.value for i in graph.inputs}
+    home = dict(inputs)
+    home |= {alias.output: inputs[alias.donated] for alias in graph.aliases}
+    for node in graph.nodes:
+        root = home[node.inputs[0].name] if op_def(node.op).view else None
+        for value in node.outputs:
+            viewed = root is not None and root.name not in inputs
+            home.setdefault(value.name, root if viewed and root is not None else value)
+    return home
+
+
+def lifetimes(graph: Graph) -> tuple[Lifetime, ...]:
+    """Of all values that need memory while the graph runs, in the order they are made.
+
+    Inputs and outputs have memory of their own, for longer than that.
+    """
+    home = storage(graph)
+    outside = {i.value.name for i in graph.inputs} | {home[v.name].name for v in graph.outputs}
+    spans: dict[Value, tuple[int, int]] = {}
+    for position, node in enumerate(graph.nodes):
+        for value in (*node.inputs, *node.outputs):
+            root = home[value.name]
+            if root.name not in outside:
+                begin, _ = spans.get(root, (position, position))
+                spans[root] = (begin, position)
+    return tuple(Lifetime(value, *span) for value, span in spans.items())
+
+
+def live_bytes(graph: Graph, alignment: int = 1) -> npt.NDArray[np.int64]:
+    """Bytes of the values that are alive at each node, operands and results included.
+
+    Args:
+        graph: of which the inputs and outputs do not count.
+        alignment: sizes are rounded up to a multiple of it.
+    """
+    change = np.zeros(len(graph.nodes) + 1, dtype=np.int64)
+    for life in lifetimes(graph):
+        size = -(-life.value.type.nbytes // alignment) * alignment
+        change[life.begin] += size
+        change[life.end + 1] -= size
+    return np.cumsum(change)[:-1]
+
+
+def input_bytes(graph: Graph) -> int:
+    """Bytes of all inputs: weights, params, states and what a step is given."""
+    return sum(i.value.type.nbytes for i in graph.inputs)
 
 
 def all_values(graph: Graph) -> list[Value]:
