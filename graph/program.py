@@ -8,7 +8,7 @@ share one model.
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from .ir import Graph
+from .ir import Graph, Node
 from .tensors import Array, HostValue
 
 
@@ -75,6 +75,27 @@ class Backend(Protocol):
     """
 
     steps_together: int
+
+    @property
+    def name(self) -> str:
+        """The device and its driver: what measured costs are valid for."""
+        ...
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that a program may take on the device; None where that is the host itself."""
+        ...
+
+    def workspace(self, node: Node) -> int:
+        """Bytes that a node needs while it runs, besides its operands and results."""
+        ...
+
+    def profile(self, graph: Graph, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Seconds that each node takes, by the name of its first result.
+
+        Persistent values must be loaded; a step is run several times and changes them.
+        """
+        ...
 
     def load(self, values: Mapping[str, HostValue]) -> None:
         """Take over persistent values, replacing those of the same name."""

@@ -17,7 +17,7 @@ from ...graph.ops import op_def
 from ...graph.tensors import Array, HostValue, Quantized, Ternary
 from ...graph.types import DType, GraphError, TensorType
 from ...graph.values import check_type
-from .evaluate import apply
+from .evaluate import apply, time_nodes
 from .stages import Stages, Sweep, Tasks, plan_stages
 
 BLOCK = 128
@@ -25,6 +25,9 @@ BLOCK = 128
 
 MOST_SLICES = 8
 """Tasks that a node may be cut into."""
+
+PROFILED = 3
+"""Steps of a profile."""
 
 DENSE_BUDGET = 1 << 30
 """Bytes of decoded weights that a backend keeps; a model that needs more is decoded as it runs."""
@@ -41,6 +44,23 @@ class NumpyBackend:
         self._pool = ThreadPoolExecutor(self.threads)
         self._blas = ThreadpoolController()
         self._dense_bytes: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        """NumPy, whatever the processor; see `Backend`."""
+        return "NumPy"
+
+    @property
+    def memory(self) -> None:
+        """All memory is the host's; see `Backend`."""
+
+    def workspace(self, node: Node) -> int:
+        """Nothing that would be worth to count; see `Backend`."""
+        return 0
+
+    def profile(self, graph: Graph, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """The least of several runs of each node alone; see `Backend`."""
+        return time_nodes(graph, {**self.values, **inputs}, PROFILED)
 
     def load(self, values: Mapping[str, HostValue]) -> None:
         """Take over persistent values; see `Backend`."""

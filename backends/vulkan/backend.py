@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 
-from ...graph.ir import Graph, Role
+from ...graph.ir import Graph, Node, Role
 from ...graph.tensors import Array, HostValue
 from ...graph.types import GraphError, TensorType
 from ...graph.values import check_type, type_of
@@ -15,7 +15,7 @@ from .buffers import DeviceBuffer
 from .device import Device
 from .info import planning_limits
 from .layout import to_bytes, view
-from .plan import make_plan
+from .plan import make_plan, workspace_bytes
 from .queue import Ticket
 from .recorder import Recording
 from .schedule import Kind, Schedule
@@ -24,6 +24,12 @@ from .window import CURSOR, log_of, window_of, with_window
 
 WINDOW = 64
 """Steps whose inputs are uploaded together."""
+
+PROFILED = 4
+"""Steps of a profile."""
+
+_SPARE = 32
+"""One part in so many of the device's memory is left to its driver."""
 
 _WINDOW_BYTES = 1 << 24
 """Most bytes that one input or output takes for all steps of a window."""
@@ -47,7 +53,31 @@ class VulkanBackend:
         self.device = device
         self.limits = planning_limits(device.info)
         self._values: dict[str, tuple[DeviceBuffer, TensorType]] = {}
+        self._workspaces: dict[object, int] = {}
         self._arenas: dict[str, DeviceBuffer] = {}
+
+    @property
+    def name(self) -> str:
+        """The device and its driver; see `Backend`."""
+        return f"{self.device.info.name}, {self.device.info.driver}"
+
+    @property
+    def memory(self) -> int:
+        """What the device's own heap has free or holds for this backend; see `Backend`."""
+        heaps = [heap for heap in self.device.memory_report() if heap.device_local]
+        most = max(min(h.budget - h.used, h.size - h.allocated) + h.allocated for h in heaps)
+        return most - most // _SPARE
+
+    def workspace(self, node: Node) -> int:
+        """Bytes of scratch; see `Backend`."""
+        key = (node.op, node.attrs, *(value.type for value in node.inputs))
+        if key not in self._workspaces:
+            self._workspaces[key] = workspace_bytes(node, self.limits)
+        return self._workspaces[key]
+
+    def profile(self, graph: Graph, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Times on the device, the least of several steps; see `Backend`."""
+        return VulkanProgram(self, graph).profile(inputs)
 
     def load(self, values: Mapping[str, HostValue]) -> None:
         """Take over persistent values; see `Backend`."""
@@ -177,6 +207,23 @@ class VulkanProgram:
         """One step; see `Program`."""
         self.stage([inputs])
         return self.start().results()[0]
+
+    def profile(self, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Seconds of each node by the name of its first result, the least of several steps."""
+        steps = min(PROFILED, self._steps)
+        self.stage([inputs] * steps)
+        makers = {f"{n.scope}:{n.outputs[0].name}": n.outputs[0].name for n in self.graph.nodes}
+        seconds: dict[str, float] = {}
+        recording = self._backend.device.record(self.plan.schedule, self._buffers(), profile=True)
+        for _ in range(steps):
+            recording.submit()
+            step: dict[str, float] = {}
+            for label, taken in recording.seconds():
+                if label in makers:
+                    step[makers[label]] = step.get(makers[label], 0.0) + taken
+            seconds = {name: min(taken, seconds.get(name, taken)) for name, taken in step.items()}
+        recording.close()
+        return seconds
 
     def outputs(self, step: int) -> dict[str, Array]:
         """What a finished step of the window gave."""

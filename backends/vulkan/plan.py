@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from ...graph.ir import Graph, Role, Value
+from ...graph.ir import Graph, Node, Role, Value
 from ...graph.types import GraphError
 from .barriers import insert_barriers
 from .limits import Limits
-from .lowering import lower_calls
+from .lowering import RULES, lower_calls
 from .lowering.calls import Call, Lowering, Part
 from .memory import Interval, live_lower_bound, place
 from .schedule import Binding, Buffer, Dispatch, Kind, Schedule, Slice
@@ -59,6 +59,21 @@ def make_plan(graph: Graph, limits: Limits) -> Plan:
         if homes.root(value).name in slices
     }
     return Plan(schedule, named, live_lower_bound(intervals))
+
+
+def workspace_bytes(node: Node, limits: Limits) -> int:
+    """Bytes of scratch that a node's calls need at once; 0 for an op without a kernel."""
+    lowering = Lowering(limits, {})
+    if node.op in RULES:
+        RULES[node.op](lowering, node)
+    known = {value.name for value in (*node.inputs, *node.outputs)}
+    spans: dict[str, Interval] = {}
+    for position, call in enumerate(lowering.calls):
+        for value in (operand.part.value for operand in call.operands):
+            if value.name not in known:
+                begin = spans[value.name].begin if value.name in spans else position
+                spans[value.name] = Interval(value.name, value.type.nbytes, begin, position)
+    return live_lower_bound(list(spans.values()))
 
 
 class _Homes:

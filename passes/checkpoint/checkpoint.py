@@ -26,12 +26,14 @@ class Checkpoint:
             what is alive at once between them; as in ``6GiB``. Empty for no limit.
         costs: of nodes; estimates unless a table was measured.
         workspace: what a node needs besides its operands and results; a backend knows.
+        reserve: bytes that the step takes besides; a backend's plan tells.
     """
 
     name: ClassVar[str] = "checkpoint"
     budget: str = ""
     costs: CostTable = NOMINAL
     workspace: Workspace = no_workspace
+    reserve: int = 0
 
     def __call__(self, graph: Graph) -> Graph:
         """The graph with clones in its backward pass; itself if it fits as it is.
@@ -41,16 +43,15 @@ class Checkpoint:
         """
         if not self.budget:
             return graph
-        budget = parse_size(self.budget)
+        budget = parse_size(self.budget) - self.reserve
         if predicted_bytes(graph, self.workspace) <= budget:
             return graph
         if any(is_recomputed(node) for node in graph.nodes):
-            raise GraphError(f"graph @{graph.name} is checkpointed already; give the first budget")
+            raise GraphError(f"graph @{graph.name} is checkpointed already; run the pass once")
         layers = find_layers(graph)
         offered = _offered(layers, self.costs)
         choices = measure(graph, layers, offered, self.workspace)
-        room = budget - input_bytes(graph)
-        chosen = cheapest(choices, room)
+        chosen = cheapest(choices, budget - input_bytes(graph))
         if chosen is not None:
             result = rewritten(graph, layers, _policies(offered, chosen))
             if predicted_bytes(result, self.workspace) <= budget:
@@ -61,7 +62,7 @@ class Checkpoint:
             return least
         raise GraphError(
             f"a memory budget of {self.budget} is too small for @{graph.name}; "
-            f"the smallest that works is {enough(needed)}"
+            f"the smallest that works is {enough(needed + self.reserve)}"
         )
 
 

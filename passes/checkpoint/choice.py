@@ -7,7 +7,10 @@ all, so that at each moment of the step the memory fits:
     subject to  own[policy of the layer at work] + sum of saved[policy] of those alive <= budget
 """
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TypeAlias
@@ -15,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-_GAP = 1e-3
+_OPTIONS = {"mip_rel_gap": 1e-3}
 """How far the time may be from the least, as a part of it: the rest takes long to prove."""
 
 _UNIT = float(1 << 20)
@@ -118,20 +121,34 @@ def _solve(choices: Choices, costs: Floats, memory: Floats, most: Floats) -> tup
 
     first = _first_variables(choices)
     binary = np.arange(len(costs)) < first[-1]
-    result = milp(
-        costs,
-        integrality=binary,
-        bounds=Bounds(0, np.where(binary, 1, np.inf)),
-        constraints=[
-            LinearConstraint(memory, ub=most),
-            LinearConstraint(_one_policy_each(first, len(costs)), lb=1, ub=1),
-            LinearConstraint(_steps_down(choices, first, len(costs)), lb=0),
-        ],
-        options={"mip_rel_gap": _GAP},
-    )
+    constraints = [
+        LinearConstraint(memory, ub=most),
+        LinearConstraint(_one_policy_each(first, len(costs)), lb=1, ub=1),
+        LinearConstraint(_steps_down(choices, first, len(costs)), lb=0),
+    ]
+    bounds = Bounds(0, np.where(binary, 1, np.inf))
+    with _silence():
+        result = milp(
+            costs, integrality=binary, bounds=bounds, constraints=constraints, options=_OPTIONS
+        )
     if result.x is None:
         return None
     return tuple(int(np.argmax(result.x[a:b])) for a, b in pairwise(first))
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep HiGHS off the standard output: it prints a line now and then, whatever it is told."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _one_policy_each(first: list[int], variables: int) -> Floats:
