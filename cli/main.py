@@ -16,6 +16,7 @@ from .init import init
 from .inspect import inspect
 from .opt import opt
 from .train import train
+from .tune import tune
 from .verify import verify
 
 
@@ -25,7 +26,7 @@ def cli() -> None:
     """LoRA fine-tuning and generation for BitNet b1.58."""
 
 
-for command in (train, generate, devices, init, inspect, opt, verify):
+for command in (train, generate, devices, init, inspect, opt, tune, verify):
     cli.add_command(command)
 
 

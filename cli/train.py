@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from ..graph.errors import BitgraphError
+from ..graph.sizes import binary_size
 from ..models.adapters.peft import CONFIG, save_adapter
 from ..models.bitnet.checkpoint import Checkpoint, load_checkpoint
 from ..models.bitnet.config import PROJECTIONS
@@ -30,6 +31,7 @@ from ..models.files import make_folder, write_text
 from ..models.training.options import TrainingOptions, total_steps
 from ..models.training.trainer import StepReport, Trainer
 from ..passes.manager import dump_to
+from .costs import measured_costs
 from .options import (
     PATH,
     CommandT,
@@ -75,6 +77,13 @@ def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
 @_option("seed", int, "Of the adapters' first values and the order of examples.")
 @_option("max_grad_norm", float, "Clip gradients to this global norm; 0 for no clipping.")
 @_option("weight_decay", float, "AdamW's weight decay.")
+@click.option(
+    "--memory-budget",
+    default="",
+    metavar="SIZE",
+    help="Device memory of a step, as in 6GiB; what does not fit is computed again. "
+    "[default: what the device has]",
+)
 @click.option("--force", is_flag=True, help="Replace an adapter that --out already holds.")
 @click.option("--dump-passes", type=PATH, help="Folder for the graph's text after every pass.")
 @activation_option
@@ -109,14 +118,17 @@ def train(
         if path is not None
     }
     on_stage = dump_to(dump_passes, write_text) if dump_passes else None
+    chosen = make_backend(backend, device)
     trainer = Trainer(
-        checkpoint.config, checkpoint.weights, make_backend(backend, device), options, on_stage
+        checkpoint.config, checkpoint.weights, chosen, options, on_stage, measured_costs(chosen)
     )
     for folder in filter(None, (dump_passes, out)):
         make_folder(folder)
     _describe(console, checkpoint, sets, trainer)
+    if options.memory_budget or chosen.memory is not None:
+        console.print(str(trainer.report(sets[data].examples)))
     if needed := trainer.device_bytes(sets[data].examples):
-        console.print(f"device memory needed: {needed / 2**30:.2f} GiB")
+        console.print(f"device memory needed: {binary_size(needed)}")
     with _metrics(out / METRICS) as metrics:
         metrics({"event": "start", "model": str(model), "data": str(data), **asdict(options)})
         try:

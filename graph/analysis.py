@@ -99,14 +99,18 @@ def lifetimes(graph: Graph) -> tuple[Lifetime, ...]:
     """
     home = storage(graph)
     outside = {i.value.name for i in graph.inputs} | {home[v.name].name for v in graph.outputs}
-    spans: dict[Value, tuple[int, int]] = {}
+    begins: dict[str, int] = {}
+    ends: dict[str, int] = {}
     for position, node in enumerate(graph.nodes):
         for value in (*node.inputs, *node.outputs):
-            root = home[value.name]
-            if root.name not in outside:
-                begin, _ = spans.get(root, (position, position))
-                spans[root] = (begin, position)
-    return tuple(Lifetime(value, *span) for value, span in spans.items())
+            root = home[value.name].name
+            begins.setdefault(root, position)
+            ends[root] = position
+    return tuple(
+        Lifetime(home[name], begin, ends[name])
+        for name, begin in begins.items()
+        if name not in outside
+    )
 
 
 def live_bytes(graph: Graph, alignment: int = 1) -> npt.NDArray[np.int64]:

@@ -66,6 +66,10 @@ class Checkpoint:
         )
 
 
+UNLIMITED = Checkpoint()
+"""The pass that changes nothing."""
+
+
 def predicted_bytes(graph: Graph, workspace: Workspace = no_workspace) -> int:
     """Memory that a step takes at its peak: all inputs, and what is alive between them."""
     return input_bytes(graph) + int(live(graph, workspace).max(initial=0))

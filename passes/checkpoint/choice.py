@@ -21,6 +21,9 @@ import numpy.typing as npt
 _OPTIONS = {"mip_rel_gap": 1e-3}
 """How far the time may be from the least, as a part of it: the rest takes long to prove."""
 
+GRAIN = 256
+"""All sizes are rounded up to multiples of it, so that no tolerance blurs whether they fit."""
+
 _UNIT = float(1 << 20)
 """Memory is counted in MiB, so that the coefficients are of moderate size."""
 
@@ -45,7 +48,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Choices:
-    """What there is to choose from.
+    """What there is to choose from; all sizes are multiples of `GRAIN`.
 
     Attributes:
         seconds: for each layer what each of its policies costs.
@@ -75,7 +78,8 @@ def cheapest(choices: Choices, budget: int) -> tuple[int, ...] | None:
     memory, fixed = _memory(choices)
     seconds = np.concatenate([np.asarray(each, np.float64) for each in choices.seconds])
     longest = max(float(seconds.max(initial=0.0)), 1e-12)
-    return _solve(choices, seconds / longest, memory, budget / _UNIT - fixed)
+    between = (budget // GRAIN + 0.5) * GRAIN  # what fits is half a grain below, the rest above
+    return _solve(choices, seconds / longest, memory, between / _UNIT - fixed)
 
 
 def smallest(choices: Choices) -> tuple[int, ...]:

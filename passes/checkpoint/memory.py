@@ -12,16 +12,13 @@ import numpy.typing as npt
 
 from ...graph.analysis import lifetimes, live_bytes
 from ...graph.ir import Graph, Node
-from .choice import Choices, Moment
+from .choice import GRAIN, Choices, Moment
 from .cut import Policy
 from .layers import Layer, backward_nodes, layer_of
 from .rewrite import rematerialize
 
 Workspace: TypeAlias = Callable[[Node], int]
 """Bytes that a node needs while it runs, besides its operands and results."""
-
-ALIGNMENT = 256
-"""Bytes to whose multiples sizes are rounded up."""
 
 Bytes: TypeAlias = npt.NDArray[np.int64]
 
@@ -34,7 +31,7 @@ def no_workspace(node: Node) -> int:
 def live(graph: Graph, workspace: Workspace) -> Bytes:
     """Bytes alive at each node, with what the node needs for itself."""
     needs = np.array([workspace(node) for node in graph.nodes], dtype=np.int64)
-    return live_bytes(graph, ALIGNMENT) + needs
+    return live_bytes(graph, GRAIN) + -(-needs // GRAIN) * GRAIN
 
 
 def rewritten(graph: Graph, layers: Sequence[Layer], chosen: Sequence[Policy]) -> Graph:
@@ -97,7 +94,7 @@ def saved_bytes(graph: Graph, numbers: Mapping[str, int]) -> Bytes:
         scopes = (graph.nodes[life.begin].scope, graph.nodes[life.end].scope)
         owner = next((numbers[name] for name in map(layer_of, scopes) if name in numbers), None)
         if owner is not None:
-            size = -(-life.value.type.nbytes // ALIGNMENT) * ALIGNMENT
+            size = -(-life.value.type.nbytes // GRAIN) * GRAIN
             change[owner, life.begin] += size
             change[owner, life.end + 1] -= size
     return np.cumsum(change, axis=1)[:, :-1]

@@ -65,11 +65,11 @@ def _lines(report: Report) -> Iterator[str]:
     )
     told = [(name, _what_is_saved(name, values)) for name, values in report.layers]
     for text, group in groupby(told, key=lambda item: item[1]):
-        names = [name for name, _ in group]
-        if len(names) == 1:
-            yield f"{names[0]} saves {text}"
+        numbers = [name.rsplit(".", 1)[-1] for name, _ in group]
+        if len(numbers) == 1:
+            yield f"layer {numbers[0]} saves {text}"
         else:
-            yield f"{names[0]} to {names[-1].rsplit('.', 1)[-1]} save {text}"
+            yield f"layers {numbers[0]}-{numbers[-1]} save {text}"
 
 
 def _what_is_saved(layer: str, values: tuple[Value, ...]) -> str:
