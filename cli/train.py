@@ -5,8 +5,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeAlias
 
 import click
@@ -20,6 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..backends.vulkan.errors import DeviceLost
 from ..graph.errors import BitgraphError
 from ..graph.sizes import binary_size
 from ..models.adapters.peft import CONFIG, save_adapter
@@ -84,6 +86,13 @@ def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
     help="Device memory of a step, as in 6GiB; what does not fit is computed again. "
     "[default: what the device has]",
 )
+@click.option(
+    "--save-steps",
+    type=click.IntRange(min=0),
+    default=200,
+    show_default=True,
+    help="Write the adapter every so many steps too; 0 for only at the end.",
+)
 @click.option("--force", is_flag=True, help="Replace an adapter that --out already holds.")
 @click.option("--dump-passes", type=PATH, help="Folder for the graph's text after every pass.")
 @activation_option
@@ -95,6 +104,7 @@ def train(
     out: Path,
     eval_data: Path | None,
     targets: str,
+    save_steps: int,
     force: bool,
     dump_passes: Path | None,
     activation: str | None,
@@ -128,15 +138,60 @@ def train(
     if options.memory_budget or chosen.memory is not None:
         console.print(str(trainer.report(sets[data].examples)))
     if needed := trainer.device_bytes(sets[data].examples):
-        console.print(f"device memory needed: {binary_size(needed)}")
+        arenas = trainer.arenas(sets[data].examples)
+        console.print(
+            f"device memory needed: {binary_size(needed)}; values within a step: {arenas}"
+        )
     with _metrics(out / METRICS) as metrics:
         metrics({"event": "start", "model": str(model), "data": str(data), **asdict(options)})
-        try:
-            _run(console, trainer, sets[data], sets[eval_data] if eval_data else None, metrics)
-        finally:
-            if trainer.steps_done:
-                save_adapter(out, trainer.adapter(str(model)))
-                console.print(f"adapter of step {trainer.steps_done} written to {out}")
+        saver = _Saver(console, trainer, out, str(model), save_steps)
+        with saver:
+            held_out = sets[eval_data] if eval_data else None
+            _run(console, trainer, sets[data], held_out, metrics, saver)
+
+
+@dataclass
+class _Saver:
+    """Writes the adapter now and then, and when the run ends for whatever reason.
+
+    Attributes:
+        every: steps from one time to the next, 0 for only at the end.
+        saved: step of the adapter that was written last, 0 for none.
+    """
+
+    console: Console
+    trainer: Trainer
+    out: Path
+    base_model: str
+    every: int
+    saved: int = 0
+
+    def after(self, step: int) -> None:
+        """Write it if it is time to."""
+        if self.every and step % self.every == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Write it."""
+        if self.trainer.steps_done == self.saved:
+            return
+        save_adapter(self.out, self.trainer.adapter(self.base_model))
+        self.saved = self.trainer.steps_done
+        self.console.print(f"adapter of step {self.saved} written to {self.out}")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, DeviceLost):
+            kept = f"{self.out} has the adapter of step {self.saved}"
+            raise DeviceLost(f"{error}; {kept if self.saved else 'no adapter was written yet'}")
+        self.save()
 
 
 def _describe(
@@ -189,6 +244,7 @@ def _run(
     training: EncodedSet,
     held_out: EncodedSet | None,
     metrics: Metrics,
+    saver: "_Saver",
 ) -> None:
     total = total_steps(trainer.options, len(training.examples))
     _evaluate(console, trainer, held_out, metrics)
@@ -199,6 +255,7 @@ def _run(
             speed = f"{report.tokens / report.seconds:,.0f}"
             progress.update(task, completed=report.step, loss=f"{report.loss:.4f}", speed=speed)
             _print_if_plain(console, report)
+            saver.after(report.step)
             if interrupted():
                 raise KeyboardInterrupt
     _evaluate(console, trainer, held_out, metrics)

@@ -1,5 +1,6 @@
 """What can be derived from a graph: who uses what, how long values live, the networkx view."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import networkx as nx
@@ -113,19 +114,59 @@ def lifetimes(graph: Graph) -> tuple[Lifetime, ...]:
     )
 
 
-def live_bytes(graph: Graph, alignment: int = 1) -> npt.NDArray[np.int64]:
+def _no_workspace(node: Node) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a backend's kernels make of the memory of nodes.
+
+    Attributes:
+        workspace: bytes that a node needs while it runs, besides its operands and results.
+        in_place: ops whose result takes the place of an operand of its size that nothing reads
+            again.
+    """
+
+    workspace: Callable[[Node], int] = _no_workspace
+    in_place: frozenset[str] = frozenset()
+
+
+PLAIN = Footprint()
+"""Nodes need their operands and results, and nothing else."""
+
+
+def live_bytes(
+    graph: Graph, footprint: Footprint = PLAIN, alignment: int = 1
+) -> npt.NDArray[np.int64]:
     """Bytes of the values that are alive at each node, operands and results included.
 
     Args:
         graph: of which the inputs and outputs do not count.
+        footprint: of its nodes.
         alignment: sizes are rounded up to a multiple of it.
     """
+    lives = {life.value.name: life for life in lifetimes(graph)}
     change = np.zeros(len(graph.nodes) + 1, dtype=np.int64)
-    for life in lifetimes(graph):
-        size = -(-life.value.type.nbytes // alignment) * alignment
+    for life in lives.values():
+        size = _aligned(life.value.type.nbytes, alignment)
         change[life.begin] += size
         change[life.end + 1] -= size
-    return np.cumsum(change)[:-1]
+    own = np.zeros(len(graph.nodes), dtype=np.int64)
+    home = storage(graph)
+    for position, node in enumerate(graph.nodes):
+        own[position] = _aligned(footprint.workspace(node), alignment)
+        result = lives.get(node.outputs[0].name)
+        if node.op in footprint.in_place and result is not None:
+            size = result.value.type.nbytes
+            operands = (lives.get(home[value.name].name) for value in node.inputs)
+            if any(x and x.end == position and x.value.type.nbytes == size for x in operands):
+                own[position] -= _aligned(size, alignment)
+    return np.cumsum(change)[:-1] + own
+
+
+def _aligned(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
 
 
 def input_bytes(graph: Graph) -> int:

@@ -6,10 +6,29 @@ share one model.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from .ir import Graph, Node
+from .analysis import Footprint
+from .ir import Graph
 from .tensors import Array, HostValue
+
+
+@dataclass(frozen=True)
+class ArenaUse:
+    """Memory for the values that live within a step and share their bytes.
+
+    Attributes:
+        bytes: what they take.
+        lower_bound: bytes of those that are alive at once, at the worst moment.
+    """
+
+    bytes: int = 0
+    lower_bound: int = 0
+
+    def __str__(self) -> str:
+        excess = self.bytes / max(self.lower_bound, 1) - 1
+        return f"{self.bytes / 2**20:,.2f} MiB, {excess:.2%} above what is alive at once"
 
 
 class Pending(Protocol):
@@ -46,6 +65,11 @@ class Program(Protocol):
         """Device memory that a step takes, persistent values included; 0 on the host itself."""
         ...
 
+    @property
+    def arenas(self) -> ArenaUse:
+        """What of the device memory the values within a step share."""
+        ...
+
     def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
         """Hand over the inputs of the coming steps, after all started ones are done.
 
@@ -64,6 +88,17 @@ class Program(Protocol):
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One step, staged, started and waited for."""
+        ...
+
+    def first_nonfinite(self, inputs: Mapping[str, Array]) -> str | None:
+        """Run one step and name the first result in it that holds a NaN or an infinity.
+
+        For a step that went wrong: it is slower than `run`. Params, states and results of packed
+        types are not looked at.
+
+        Returns:
+            The value and its node's op and scope, for people; None if all is finite.
+        """
         ...
 
 
@@ -86,8 +121,9 @@ class Backend(Protocol):
         """Bytes that a program may take on the device; None where that is the host itself."""
         ...
 
-    def workspace(self, node: Node) -> int:
-        """Bytes that a node needs while it runs, besides its operands and results."""
+    @property
+    def footprint(self) -> Footprint:
+        """What its kernels make of the memory of nodes."""
         ...
 
     def profile(self, graph: Graph, inputs: Mapping[str, Array]) -> dict[str, float]:

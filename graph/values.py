@@ -1,5 +1,6 @@
 """The types of host values."""
 
+from .ir import Node, Value
 from .tensors import HostValue, Quantized, Ternary
 from .types import DType, GraphError, TensorType
 
@@ -30,3 +31,9 @@ def check_type(name: str, type: TensorType, value: HostValue) -> None:
         raise GraphError(f"%{name} is not {type}: {error}") from None
     if given != type:
         raise GraphError(f"%{name} is given as {given}, not {type}")
+
+
+def describe_result(node: Node, value: Value) -> str:
+    """A result and where it comes from, for people: ``%y: f32[4,16] (mul in layers.0/mlp)``."""
+    place = f" in {node.scope}" if node.scope else ""
+    return f"{value}: {value.type} ({node.op}{place})"

@@ -16,7 +16,7 @@ from bitgraph.passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
 from bitgraph.passes.grad import Grad
 from bitgraph.passes.lora import Lora
 from bitgraph.passes.manager import Pass, PassManager
-from bitgraph.passes.optimizer import AdamW
+from bitgraph.passes.optimizer import AdamW, initial_state
 from bitgraph.passes.surrogate import Surrogate
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -108,10 +108,11 @@ def train_ten_steps(
     )  # fmt: skip
     graph = PassManager(passes).run(loss_graph(mini.config, 192))
     loaded(backend, mini)
-    for name, value in adapters(reference).items():
-        start = value if "lora_A" in name else np.zeros_like(value)
-        zeros = np.zeros_like(value)
-        backend.load({name: start, f"{name}.m": zeros, f"{name}.v": zeros})
+    start = {
+        name: value if "lora_A" in name else np.zeros_like(value)
+        for name, value in adapters(reference).items()
+    }
+    backend.load({**start, **initial_state(start)})
     program = backend.compile(graph)
     results = []
     for step in range(1, 11):

@@ -60,12 +60,13 @@ def batch_values(batch: TokenBatch) -> dict[str, np.ndarray]:
 def random_values(
     graph: Graph, roles: tuple[Role, ...] = (Role.PARAM,), seed: int = 1
 ) -> dict[str, np.ndarray]:
-    """Small random floats for every input of some roles; second moments are positive."""
+    """Small random floats for inputs of some roles, second moments positive; integers are 1."""
     rng = np.random.default_rng(seed)
     values = {}
     for value in graph.inputs_of(*roles):
         drawn = 0.3 * rng.standard_normal(value.type.shape)
         drawn = np.abs(drawn) if value.name.endswith(".v") else drawn
+        drawn = drawn if value.type.dtype.is_float else np.ones_like(drawn)
         values[value.name] = drawn.astype(value.type.dtype.numpy)
     return values
 

@@ -1,6 +1,7 @@
 """Graphs on the Vulkan backend: planned, run on poisoned memory, and run on a device.
 
-BITGRAPH_TEST_DEVICE chooses the device, lavapipe unless it is set.
+BITGRAPH_TEST_DEVICE chooses the device, lavapipe unless it is set. With BITGRAPH_TEST_PLAIN the
+device's matrix units are left alone: validation layers older than them report whatever they meet.
 """
 
 import atexit
@@ -24,6 +25,7 @@ from op_cases import assert_same_bits, draw
 
 if TYPE_CHECKING:
     from bitgraph.backends.vulkan.device import Device
+    from bitgraph.backends.vulkan.info import DeviceInfo
 
 FOLDED = Limits(max_groups=23)
 """Workgroups go into y soon."""
@@ -60,6 +62,7 @@ def _device() -> "Device | str":
         from bitgraph.backends.vulkan.query import select_device
 
         info = select_device(os.environ.get("BITGRAPH_TEST_DEVICE", "lavapipe"))
+        info = _plain(info) if os.environ.get("BITGRAPH_TEST_PLAIN") else info
     except BitgraphError as error:
         return str(error)
     try:
@@ -70,6 +73,14 @@ def _device() -> "Device | str":
         device = Device.open(info)
     atexit.register(device.close)
     return device
+
+
+def _plain(info: "DeviceInfo") -> "DeviceInfo":
+    """A device as if it had no matrix units."""
+    names = ("cooperative_matrix", "cooperative_matrix2", "bfloat16")
+    features = replace(info.features, **dict.fromkeys(names, False))
+    hidden = {e for e in info.extensions if "cooperative" in e or "bfloat" in e}
+    return replace(info, features=features, extensions=info.extensions - hidden, matrices=())
 
 
 def kernel_device() -> "Device":

@@ -12,12 +12,14 @@ from typing import Any, cast
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from ...graph.analysis import PLAIN, Footprint
 from ...graph.ir import Graph, Input, Node, Role
 from ...graph.ops import op_def
+from ...graph.program import ArenaUse
 from ...graph.tensors import Array, HostValue, Quantized, Ternary
 from ...graph.types import DType, GraphError, TensorType
-from ...graph.values import check_type
-from .evaluate import apply, time_nodes
+from ...graph.values import check_type, describe_result
+from .evaluate import apply, each_result, time_nodes
 from .stages import Stages, Sweep, Tasks, plan_stages
 
 BLOCK = 128
@@ -54,9 +56,10 @@ class NumpyBackend:
     def memory(self) -> None:
         """All memory is the host's; see `Backend`."""
 
-    def workspace(self, node: Node) -> int:
-        """Nothing that would be worth to count; see `Backend`."""
-        return 0
+    @property
+    def footprint(self) -> Footprint:
+        """Sweeps need less than whole values, but how much less is not counted; see `Backend`."""
+        return PLAIN
 
     def profile(self, graph: Graph, inputs: Mapping[str, Array]) -> dict[str, float]:
         """The least of several runs of each node alone; see `Backend`."""
@@ -137,6 +140,11 @@ class NumpyProgram:
         """Nothing: all memory is the host's."""
         return 0
 
+    @property
+    def arenas(self) -> ArenaUse:
+        """None; see `Program`."""
+        return ArenaUse()
+
     def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
         """Keep the inputs of the coming steps; see `Program`."""
         for inputs in steps:
@@ -169,6 +177,18 @@ class NumpyProgram:
             else:
                 results[value.name] = result
         return results
+
+    def first_nonfinite(self, inputs: Mapping[str, Array]) -> str | None:
+        """Evaluate node by node up to the first such result; see `Program`."""
+        values = self._feed(inputs)
+        for value in self.graph.inputs_of(*Role):
+            if value.type.dtype is DType.F16:  # it may have been decoded
+                values[value.name] = np.asarray(values[value.name], np.float16)
+        with np.errstate(all="ignore"):
+            for node, value, result in each_result(self.graph, values):
+                if isinstance(result, np.ndarray) and not np.all(np.isfinite(result)):
+                    return describe_result(node, value)
+        return None
 
     def _feed(self, inputs: Mapping[str, Array]) -> dict[str, HostValue]:
         environment: dict[str, HostValue] = {}

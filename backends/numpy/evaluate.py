@@ -1,12 +1,12 @@
 """The meaning of a graph: its nodes, one after the other."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from ...graph.analysis import last_uses
-from ...graph.ir import Graph, Node
+from ...graph.ir import Graph, Node, Value
 from ...graph.ops import op_def
 from ...graph.tensors import HostValue
 from ...graph.types import GraphError
@@ -26,20 +26,37 @@ def evaluate(graph: Graph, values: Mapping[str, HostValue]) -> dict[str, HostVal
     Raises:
         GraphError: a value is missing or does not have its type.
     """
-    environment: dict[str, HostValue] = {}
+    environment = dict(values)
+    for _ in each_result(graph, environment):
+        pass
+    return {value.name: environment[value.name] for value in graph.outputs}
+
+
+def each_result(
+    graph: Graph, environment: dict[str, HostValue]
+) -> Iterator[tuple[Node, Value, HostValue]]:
+    """Run a graph in order, and yield every node's results as soon as they are there.
+
+    Args:
+        graph: verified.
+        environment: holds a value for each of the graph's inputs; results are added, and dropped
+            again after their last use.
+
+    Raises:
+        GraphError: as in `evaluate`.
+    """
     for item in graph.inputs:
-        if item.value.name not in values:
+        if item.value.name not in environment:
             raise GraphError(f"no value is given for the input {item.value}")
-        environment[item.value.name] = values[item.value.name]
-        check_type(item.value.name, item.value.type, values[item.value.name])
+        check_type(item.value.name, item.value.type, environment[item.value.name])
     for node, dying in zip(graph.nodes, last_uses(graph), strict=True):
         results = apply(node, tuple(environment[v.name] for v in node.inputs))
         for value, result in zip(node.outputs, results, strict=True):
             check_type(value.name, value.type, result)
             environment[value.name] = result
+            yield node, value, result
         for name in dying:
             del environment[name]
-    return {value.name: environment[value.name] for value in graph.outputs}
 
 
 def time_nodes(graph: Graph, values: Mapping[str, HostValue], runs: int) -> dict[str, float]:

@@ -6,20 +6,24 @@ from typing import cast
 
 import numpy as np
 
-from ...graph.ir import Graph, Node, Role
+from ...graph.analysis import Footprint
+from ...graph.ir import Graph, Role
+from ...graph.program import ArenaUse
 from ...graph.tensors import Array, HostValue
 from ...graph.types import GraphError, TensorType
-from ...graph.values import check_type, type_of
+from ...graph.values import check_type, describe_result, type_of
 from .allocation import Memory
 from .buffers import DeviceBuffer
 from .device import Device
+from .footprint import footprint_for
 from .info import planning_limits
 from .layout import to_bytes, view
-from .plan import make_plan, workspace_bytes
+from .plan import Plan, make_plan
 from .queue import Ticket
 from .recorder import Recording
 from .schedule import Kind, Schedule
 from .transfer import Region
+from .watch import FLAGS, with_watch
 from .window import CURSOR, log_of, window_of, with_window
 
 WINDOW = 64
@@ -53,7 +57,7 @@ class VulkanBackend:
         self.device = device
         self.limits = planning_limits(device.info)
         self._values: dict[str, tuple[DeviceBuffer, TensorType]] = {}
-        self._workspaces: dict[object, int] = {}
+        self._footprint = footprint_for(self.limits)
         self._arenas: dict[str, DeviceBuffer] = {}
 
     @property
@@ -68,12 +72,10 @@ class VulkanBackend:
         most = max(min(h.budget - h.used, h.size - h.allocated) + h.allocated for h in heaps)
         return most - most // _SPARE
 
-    def workspace(self, node: Node) -> int:
-        """Bytes of scratch; see `Backend`."""
-        key = (node.op, node.attrs, *(value.type for value in node.inputs))
-        if key not in self._workspaces:
-            self._workspaces[key] = workspace_bytes(node, self.limits)
-        return self._workspaces[key]
+    @property
+    def footprint(self) -> Footprint:
+        """Scratch, and kernels that write over an operand; see `Backend`."""
+        return self._footprint
 
     def profile(self, graph: Graph, inputs: Mapping[str, Array]) -> dict[str, float]:
         """Times on the device, the least of several steps; see `Backend`."""
@@ -157,7 +159,8 @@ class VulkanProgram:
         self.graph = graph
         self._backend = backend
         self._steps = _window_steps(graph)
-        self.plan = with_window(make_plan(graph, backend.limits), self._steps, backend.limits)
+        self._one_step = make_plan(graph, backend.limits)
+        self.plan = with_window(self._one_step, self._steps, backend.limits)
         self._own: dict[str, DeviceBuffer] = {}
         self._recording: Recording | None = None
         self._staged = 0
@@ -167,15 +170,20 @@ class VulkanProgram:
         self._outputs = tuple(v for v in graph.outputs if v.name not in donated)
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> Plan:
         """Dispatches and barriers of a step; see `Program`."""
-        return self.plan.schedule
+        return self.plan
 
     @property
     def device_bytes(self) -> int:
         """All buffers of the schedule but the outputs, which lie in the host's memory."""
         buffers = self.plan.schedule.buffers
         return sum(buffer.size for buffer in buffers if buffer.kind is not Kind.OUTPUT)
+
+    @property
+    def arenas(self) -> ArenaUse:
+        """What values within a step take; see `Program`."""
+        return self.plan.arenas
 
     def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
         """Upload the inputs of the coming steps; see `Program`."""
@@ -186,7 +194,7 @@ class VulkanProgram:
                 if value.name not in step:
                     raise GraphError(f"no value is given for the input {value}")
                 check_type(value.name, value.type, step[value.name])
-        buffers = self._buffers()
+        buffers = self._buffers(self.plan.schedule)
         self._backend.device.wait()
         uploads = [
             (buffers[window_of(value.name)], np.stack([step[value.name] for step in steps]), 0)
@@ -214,7 +222,8 @@ class VulkanProgram:
         self.stage([inputs] * steps)
         makers = {f"{n.scope}:{n.outputs[0].name}": n.outputs[0].name for n in self.graph.nodes}
         seconds: dict[str, float] = {}
-        recording = self._backend.device.record(self.plan.schedule, self._buffers(), profile=True)
+        schedule = self.plan.schedule
+        recording = self._backend.device.record(schedule, self._buffers(schedule), profile=True)
         for _ in range(steps):
             recording.submit()
             step: dict[str, float] = {}
@@ -224,6 +233,21 @@ class VulkanProgram:
             seconds = {name: min(taken, seconds.get(name, taken)) for name, taken in step.items()}
         recording.close()
         return seconds
+
+    def first_nonfinite(self, inputs: Mapping[str, Array]) -> str | None:
+        """Run one step under a `Watch`; see `Program`."""
+        device, limits = self._backend.device, self._backend.limits
+        watch = with_watch(self._one_step, self.graph, limits)
+        schedule = with_window(watch.plan, self._steps, limits).schedule
+        self.stage([inputs])
+        buffers = self._buffers(schedule)
+        flags = buffers[FLAGS]
+        device.fill([flags])
+        device.submit(device.record(schedule, buffers)).wait()
+        found = watch.first(device.download([Region(flags)])[0])
+        device.free([self._own.pop(FLAGS)])
+        self._staged = 0
+        return None if found is None else describe_result(*found)
 
     def outputs(self, step: int) -> dict[str, Array]:
         """What a finished step of the window gave."""
@@ -237,18 +261,20 @@ class VulkanProgram:
     def _ready(self) -> Recording:
         """The recording, made anew if a buffer it used was replaced."""
         if self._recording is None or not self._recording.is_open:
-            self._recording = self._backend.device.record(self.plan.schedule, self._buffers())
+            self._recording = self._backend.device.record(
+                self.plan.schedule, self._buffers(self.plan.schedule)
+            )
         return self._recording
 
-    def _buffers(self) -> dict[str, DeviceBuffer]:
-        """A buffer for each of the schedule's."""
+    def _buffers(self, schedule: Schedule) -> dict[str, DeviceBuffer]:
+        """A buffer for each of a schedule's."""
         persistent = {value.name: value.type for value in self.graph.inputs_of(*_PERSISTENT)}
         buffers: dict[str, DeviceBuffer] = {}
-        for buffer in self.plan.schedule.buffers:
+        for buffer in schedule.buffers:
             if buffer.name in persistent:
                 kept = self._backend.persistent(buffer.name, persistent[buffer.name])
                 buffers[buffer.name] = kept
-            elif buffer.name.startswith("arena"):
+            elif buffer.kind is Kind.ARENA:
                 buffers[buffer.name] = self._backend.arena(buffer.name, buffer.size)
             else:
                 if buffer.name not in self._own:

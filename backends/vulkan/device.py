@@ -73,7 +73,8 @@ class Device:
         """Open a device.
 
         Args:
-            info: from `list_devices` or `select_device`.
+            info: from `list_devices` or `select_device`; only the features and extensions that it
+                names are used.
             validation: check every call with the validation layer; None asks the environment
                 variable BITGRAPH_VALIDATION.
             synchronization: check for missing barriers too; implies `validation`.
@@ -200,7 +201,7 @@ class Device:
         self.close()
 
     def _start(self, info: DeviceInfo, folders: Sequence[Path], cache: Path) -> None:
-        physical, self.info = _find(self._instance, info)
+        self.info, physical = info, _find(self._instance, info)
         self.handle = _create_device(physical, self.info)
         self._closers.append(self._destroy)
         handle = ffi.new("VkQueue *")
@@ -239,12 +240,12 @@ def check_usable(info: DeviceInfo) -> None:
         raise BitgraphError(f"{info.name} cannot compute; choose another device")
 
 
-def _find(instance: Instance, info: DeviceInfo) -> tuple[Any, DeviceInfo]:
-    """The physical device that `info` describes, as this instance sees it."""
+def _find(instance: Instance, info: DeviceInfo) -> Any:
+    """The VkPhysicalDevice that `info` describes."""
     for index, physical in enumerate(instance.physical_devices()):
         found = describe(instance, index, physical)
         if (found.uuid, found.name, found.driver) == (info.uuid, info.name, info.driver):
-            return physical, found
+            return physical
     raise BitgraphError(f"{info.name} is not there any more; run `bitgraph devices`")
 
 

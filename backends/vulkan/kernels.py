@@ -13,6 +13,15 @@ with types whose sizes are whole numbers or specialization constants::
 
 This is the one place where they are written down: the lowering, the schedule runner and the
 recorder all read it.
+
+A kernel that works element by element can write its result over an operand, and says so behind the
+result's type::
+
+    //   2 write c f32[COUNT] over a or b
+
+It promises that an invocation reads all it needs of an element of `a` and `b` before it writes that
+element of `c`, and that no other invocation reads it. Then both may be bound to the same bytes,
+where they are bound to exactly the same.
 """
 
 import re
@@ -27,7 +36,9 @@ from .schedule import Access
 
 SUFFIX = ".comp"
 
-_BINDING = re.compile(r"//\s+(\d+)\s+(read|write|update)\s+(\w+)\s+(\w+)\[([^\]]*)\]")
+_BINDING = re.compile(
+    r"//\s+(\d+)\s+(read|write|update)\s+(\w+)\s+(\w+)\[([^\]]*)\](?: over (\w+(?: or \w+)*))?"
+)
 _CONSTANT = re.compile(r"layout\(constant_id = (\d+)\) const (\w+) (\w+)")
 
 
@@ -40,12 +51,14 @@ class Parameter:
         access: what the kernel does with it.
         dtype: of its elements.
         shape: sizes, as numbers or names of specialization constants.
+        over: operands whose bytes it may be written over, each element after it was read.
     """
 
     name: str
     access: Access
     dtype: DType
     shape: tuple[int | str, ...]
+    over: tuple[str, ...] = ()
 
     def type(self, constants: Mapping[str, int | float]) -> TensorType:
         """The type under given specialization constants."""
@@ -77,7 +90,7 @@ def kernel(name: str) -> Kernel:
     """
     source = shader_source(name)
     parameters: list[Parameter] = []
-    for number, access, operand, dtype, shape in _BINDING.findall(source):
+    for number, access, operand, dtype, shape, over in _BINDING.findall(source):
         if int(number) != len(parameters):
             raise BitgraphError(f"{name}{SUFFIX}: binding {number} is out of order")
         sizes = tuple(
@@ -85,11 +98,26 @@ def kernel(name: str) -> Kernel:
             for size in shape.split(",")
             if size.strip()
         )
-        parameters.append(Parameter(operand, Access(access), DType(dtype), sizes))
+        covered = tuple(over.split(" or ")) if over else ()
+        parameters.append(Parameter(operand, Access(access), DType(dtype), sizes, covered))
     if not parameters:
         raise BitgraphError(f"{name}{SUFFIX} does not list its bindings at its head")
+    _check_over(name, parameters)
     constants = {int(k): constant for k, _, constant in _CONSTANT.findall(source)}
     return Kernel(name, tuple(parameters), tuple(constants[k] for k in sorted(constants)))
+
+
+def _check_over(name: str, parameters: list[Parameter]) -> None:
+    """Refuse a promise about operands that are not there, not read, or of another type."""
+    read = {p.name: (p.dtype, p.shape) for p in parameters if p.access is Access.READ}
+    for parameter in parameters:
+        wanted = (parameter.dtype, parameter.shape)
+        for operand in parameter.over:
+            if parameter.access is not Access.WRITE or read.get(operand) != wanted:
+                raise BitgraphError(
+                    f"{name}{SUFFIX}: {parameter.name} cannot be written over {operand}, which is "
+                    "not an operand of its type that is only read"
+                )
 
 
 def shader_source(name: str) -> str:

@@ -1,6 +1,8 @@
 """What lowering and planning need to know of a device, and nothing more."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -24,3 +26,26 @@ class Limits:
     shared_memory: int = 16384
     subgroup: int = 32
     features: frozenset[str] = frozenset()
+
+
+KNOWN_LIMITS: Final[Mapping[str, Limits]] = {
+    "default": Limits(),
+    "h100": Limits(
+        max_range=(1 << 32) - 1,
+        alignment=16,
+        max_allocation=0xFFE00000,
+        shared_memory=48 << 10,
+        features=frozenset(
+            {"integer_dot_product", "cooperative_matrix_s8", "cooperative_matrix_f16"}
+        ),
+    ),
+    "lavapipe": Limits(
+        alignment=16,
+        max_allocation=1 << 31,
+        shared_memory=32 << 10,
+        subgroup=8,
+        features=frozenset({"integer_dot_product"}),
+    ),
+}
+"""Limits to plan for without the device: those of every Vulkan 1.3 device, of an NVIDIA H100, and
+of Mesa's CPU driver. Of the features, those that lowering asks for."""

@@ -1,15 +1,19 @@
 """From a graph to a schedule: calls, memory, barriers."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
-from ...graph.ir import Graph, Node, Role, Value
+from ...graph.ir import Graph, Role, Value
+from ...graph.program import ArenaUse
 from ...graph.types import GraphError
 from .barriers import insert_barriers
+from .inplace import taken_places
+from .kernels import kernel
 from .limits import Limits
-from .lowering import RULES, lower_calls
+from .lowering import lower_calls
 from .lowering.calls import Call, Lowering, Part
 from .memory import Interval, live_lower_bound, place
-from .schedule import Binding, Buffer, Dispatch, Kind, Schedule, Slice
+from .schedule import Access, Binding, Buffer, Dispatch, Kind, Schedule, Slice
 
 _KINDS = {
     Role.INPUT: Kind.INPUT,
@@ -26,7 +30,9 @@ class Plan:
     Attributes:
         schedule: what to run.
         slices: of every input and output of the graph, and of every value in between.
-        lower_bound: bytes that the arenas need at least.
+        lower_bound: bytes of the values that are alive at once, which the arenas need at least.
+
+    Its text is the schedule's under a line on memory.
     """
 
     schedule: Schedule
@@ -37,6 +43,14 @@ class Plan:
     def arena_bytes(self) -> int:
         """Bytes of all arenas."""
         return sum(b.size for b in self.schedule.buffers if b.kind is Kind.ARENA)
+
+    @property
+    def arenas(self) -> ArenaUse:
+        """What the arenas take and what they need at least."""
+        return ArenaUse(self.arena_bytes, self.lower_bound)
+
+    def __str__(self) -> str:
+        return f"// arenas: {self.arenas}\n{self.schedule}"
 
 
 def make_plan(graph: Graph, limits: Limits) -> Plan:
@@ -58,34 +72,20 @@ def make_plan(graph: Graph, limits: Limits) -> Plan:
         for value in homes.values(graph)
         if homes.root(value).name in slices
     }
-    return Plan(schedule, named, live_lower_bound(intervals))
-
-
-def workspace_bytes(node: Node, limits: Limits) -> int:
-    """Bytes of scratch that a node's calls need at once; 0 for an op without a kernel."""
-    lowering = Lowering(limits, {})
-    if node.op in RULES:
-        RULES[node.op](lowering, node)
-    known = {value.name for value in (*node.inputs, *node.outputs)}
-    spans: dict[str, Interval] = {}
-    for position, call in enumerate(lowering.calls):
-        for value in (operand.part.value for operand in call.operands):
-            if value.name not in known:
-                begin = spans[value.name].begin if value.name in spans else position
-                spans[value.name] = Interval(value.name, value.type.nbytes, begin, position)
-    return live_lower_bound(list(spans.values()))
+    return Plan(schedule, named, live_lower_bound(intervals, limits.alignment))
 
 
 class _Homes:
     """Which memory each value lives in.
 
-    A view lives where its source does, a value that takes another's place lives there too; inputs
-    and outputs of the graph have buffers of their own.
+    A view lives where its source does, a value that takes another's place lives there too, by an
+    alias of the graph or because a kernel works in place; inputs and outputs of the graph have
+    buffers of their own.
     """
 
     def __init__(self, graph: Graph, lowering: Lowering) -> None:
         self._views = lowering.views
-        self._donors = lowering.donors
+        self._donors = dict(lowering.donors)
         self.buffers: list[Buffer] = []
         self.outside: dict[str, Slice] = {}
         for item in graph.inputs:
@@ -93,6 +93,7 @@ class _Homes:
         for value in graph.outputs:
             if self.root(value).name not in self.outside:
                 self._own(self.root(value), Kind.OUTPUT)
+        self._donors |= taken_places(lowering.calls, self.root, self.outside)
 
     def _own(self, value: Value, kind: Kind) -> None:
         self.buffers.append(Buffer(value.name, value.type.nbytes, kind))
@@ -131,8 +132,10 @@ def _dispatch(call: Call, homes: _Homes, slices: dict[str, Slice]) -> Dispatch:
     bindings = tuple(
         Binding(homes.locate(operand.part, slices), operand.access) for operand in call.operands
     )
-    for k, binding in enumerate(bindings):
-        for other in bindings[k + 1 :]:
-            if binding.slice.overlaps(other.slice) and {binding.access, other.access} != {"read"}:
-                raise GraphError(f"{call.kernel} at {call.label} binds the same bytes twice")
+    parameters = kernel(call.kernel).parameters
+    for (first, a), (second, b) in combinations(zip(parameters, bindings, strict=True), 2):
+        in_place = a.slice == b.slice and (first.name in second.over or second.name in first.over)
+        reading = a.access is b.access is Access.READ
+        if a.slice.overlaps(b.slice) and not reading and not in_place:
+            raise GraphError(f"{call.kernel} at {call.label} binds the same bytes twice")
     return Dispatch(call.kernel, call.constants, bindings, call.groups, call.label)

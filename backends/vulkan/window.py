@@ -46,7 +46,7 @@ def with_window(plan: Plan, steps: int, limits: Limits) -> Plan:
         name = window_of(buffer.name) if incoming else log_of(buffer.name)
         many = Buffer(name, steps * buffer.size, buffer.kind)
         buffers[name] = many
-        buffers[buffer.name] = replace(buffer, kind=Kind.ARENA)
+        buffers[buffer.name] = replace(buffer, kind=Kind.SCRATCH)
         constants = (("STEPS", steps), ("WORDS", buffer.size // 4))
         groups = groups_for(buffer.size // 4, _GROUP, limits)
         if incoming:

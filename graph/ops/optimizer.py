@@ -1,7 +1,8 @@
 """Gradient clipping and AdamW. Gradients of any finite size keep everything finite.
 
-A gradient that is not finite makes the norm NaN, that makes the clipping factor NaN, and AdamW then
-leaves everything as it was: the step has no effect, and whoever reads the norm knows why.
+A gradient that is not finite makes the norm NaN. `guard` passes that on, to this step and to all
+that follow: the clipping factor is NaN then, and AdamW leaves everything as it was. So params stay
+as they were before the first bad step, however many steps were under way.
 """
 
 from __future__ import annotations
@@ -41,6 +42,32 @@ def _global_norm(*gradients: Array) -> Array:
 
 def _global_norm_case(rows: int, columns: int) -> Case:
     return Case((operand("f32", rows, columns), operand("f32", columns), operand("f32", 1, rows)))
+
+
+# %g, %sound1 = guard(%norm, %loss, %sound)    the norm, or NaN from the first bad step on
+#
+# `sound` is 1 at first, and becomes 0 for good with a loss or a norm that is not finite.
+
+
+def _guard_type(
+    norm: TensorType, loss: TensorType, sound: TensorType
+) -> tuple[TensorType, TensorType]:
+    expect_float(norm)
+    expect_scalar(norm, norm.dtype)
+    expect_scalar(loss, norm.dtype)
+    expect_scalar(sound, DType.I32)
+    return norm, sound
+
+
+def _guard(norm: Array, loss: Array, sound: Array) -> tuple[Array, Array]:
+    holds = bool(sound == 1 and np.isfinite(norm) and np.isfinite(loss))
+    guarded = norm.copy() if holds else np.full_like(norm, np.nan)
+    return guarded, np.asarray(int(holds), np.int32)
+
+
+def _guard_case(norm: int, loss: int) -> Case:
+    scalars = (operand("f32", draw=uniform(x, x + 0.5)) for x in (norm, loss))
+    return Case((*scalars, operand("i32", draw=integers(1, 2))))
 
 
 # %c = clip_factor(%norm) {max_norm=1.0}    min(1, max_norm / (norm + 1e-6)), as PyTorch clips
@@ -150,6 +177,13 @@ OPS = (
         _global_norm_type,
         _global_norm,
         Cases(_global_norm_case, ((1, 6), (1, 6)), ((1, 1), (5, 7), (16, 2560))),
+        no_vjp=_OPTIMIZER,
+    ),
+    OpDef(
+        "guard",
+        _guard_type,
+        _guard,
+        Cases(_guard_case, ((0, 40), (-9, 9)), ((0, 1), (7, -3), (4000, 0))),
         no_vjp=_OPTIMIZER,
     ),
     OpDef(

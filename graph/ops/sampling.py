@@ -8,7 +8,7 @@ from ..random import philox, unit_interval
 from ..tensors import Array
 from ..types import DType, TensorType
 from .draws import integers, operand, uniform
-from .expect import expect_float, expect_ids, expect_scalar
+from .expect import expect, expect_float, expect_ids, expect_scalar
 from .record import Case, Cases, OpDef
 
 # %ids = sample(%logits, %temperature, %top_k, %top_p, %seed, %positions)
@@ -80,6 +80,32 @@ def _sample_case(rows: int, vocabulary: int, tenths: int, top_k: int) -> Case:
     return Case(operands)
 
 
+# %next, %stopped1 = until_stop(%ids, %stops, %stopped)    ids until one is a stop, then -1
+#
+# A row whose `stopped` is not 0 gives -1. A row stops behind an id that is among the stops.
+
+
+def _until_stop_type(
+    ids: TensorType, stops: TensorType, stopped: TensorType
+) -> tuple[TensorType, TensorType]:
+    expect(ids.rank == 1 and stops.rank == 1, f"{ids} or {stops} is not a vector")
+    expect_ids(ids, *ids.shape)
+    expect_ids(stops, *stops.shape)
+    expect_ids(stopped, *ids.shape)
+    return ids, stopped
+
+
+def _until_stop(ids: Array, stops: Array, stopped: Array) -> tuple[Array, Array]:
+    following = np.where(stopped != 0, np.int32(-1), ids)
+    return following, ((stopped != 0) | np.isin(ids, stops)).astype(np.int32)
+
+
+def _until_stop_case(rows: int, stops: int) -> Case:
+    few = integers(0, 4)
+    flags = operand("i32", rows, draw=integers(0, 2))
+    return Case((operand("i32", rows, draw=few), operand("i32", stops, draw=few), flags))
+
+
 OPS = (
     OpDef(
         "sample",
@@ -90,6 +116,13 @@ OPS = (
             ((1, 4), (1, 20), (0, 20), (0, 5)),
             ((1, 1, 0, 0), (3, 50, 0, 0), (2, 4096, 8, 40), (4, 300, 12, 0)),
         ),
+        no_vjp="a choice is not differentiable",
+    ),
+    OpDef(
+        "until_stop",
+        _until_stop_type,
+        _until_stop,
+        Cases(_until_stop_case, ((1, 6), (1, 4)), ((1, 1), (1, 8), (70, 2))),
         no_vjp="a choice is not differentiable",
     ),
 )

@@ -21,10 +21,13 @@ FREQUENCIES = "rope.frequencies"
 """Name of the weight that holds the rotary frequencies."""
 
 FIRST_SLOT = "cache.first"
-"""Name of the constant that holds the cache's first slot, 0."""
+"""Name of the constant that holds the number 0: the cache's first slot."""
 
-STATES = ("token", "position")
-"""States of the decoding graph, i32 [1]: what comes next and where."""
+STATES = ("token", "position", "stopped")
+"""States of the decoding graph, i32 [1]: what comes next, where, and whether a stop came."""
+
+STOPS = 8
+"""Stop tokens that the graphs which sample test for."""
 
 
 def rope_frequencies(config: BitNetConfig) -> Array:
@@ -89,33 +92,34 @@ def prompt_graph(
 
     Inputs: tokens, positions, first and last as in `loss_graph`, where first and last count slots
     of the cache; slots (i32 [tokens], where each token is kept), row (i32 [1], the last token of
-    the prompt), end (i32 [1], the position behind it) and the scalars temperature, top_k, top_p
-    and seed of the op `sample`. Output: next (i32 [1]). In place: the caches, and `STATES`, what
-    `decode_graph` goes on from.
+    the prompt), end (i32 [1], the position behind it), the scalars temperature, top_k, top_p
+    and seed of the op `sample`, and stops (i32 [`STOPS`], of the op `until_stop`). Output: next
+    (i32 [1]). In place: the caches, and `STATES`, what `decode_graph` goes on from.
     """
     model = _Model("bitnet_prompt", config, tokens, embedding)
     model.cache(context, model.input("slots", "i32", tokens))
     hidden = model.body()
     with model.builder.scope("head"):
         last = model.builder.op("gather_rows", hidden, model.input("row", "i32", 1))
-    return model.sampled(last, model.input("end", "i32", 1))
+    none = model.builder.add_input(FIRST_SLOT, tensor("i32", 1), Role.WEIGHT)
+    return model.sampled(last, model.input("end", "i32", 1), none)
 
 
 def decode_graph(config: BitNetConfig, context: int, embedding: DType = DType.F16) -> Graph:
     """One token through the cache: its number and its position are states, and move on in place.
 
-    Inputs: the scalars of the op `sample`. Output: next (i32 [1]). So steps can follow each other
-    without the host.
+    Inputs: the scalars of the op `sample`, and stops. Output: next (i32 [1]), which is -1 once a
+    stop token was sampled. So steps can follow each other without the host.
     """
     model = _Model("bitnet_decode", config, 1, embedding)
     position = model.state("position")
     model.cache(context, position)
     first = model.builder.add_input(FIRST_SLOT, tensor("i32", 1), Role.WEIGHT)
-    token = model.state("token")
+    token, stopped = model.state("token"), model.state("stopped")
     hidden = model.body(token, model.context(position, first, position))
     with model.builder.scope("head"):
         end = model.builder.op("add_ids", position, by=1, name="end")
-    return model.sampled(hidden, end)
+    return model.sampled(hidden, end, stopped)
 
 
 def cache_shapes(config: BitNetConfig, context: int) -> dict[str, tuple[int, ...]]:
@@ -203,7 +207,7 @@ class _Model:
             table = self.builder.op("rope_table", positions, self._frequencies, name="rope_table")
         return _Context(table, first, last, self._slots)
 
-    def sampled(self, hidden: Value, end: Value) -> Graph:
+    def sampled(self, hidden: Value, end: Value, stopped: Value) -> Graph:
         """The graph that samples after one row of hidden states, at the position `end`."""
         b = self.builder
         with b.scope("head"):
@@ -214,15 +218,20 @@ class _Model:
                 self.input("top_p", "f32"),
                 self.input("seed", "u32"),
             )
-            chosen = b.op("sample", logits, *scalars, end, name="next")
+            stops = self.input("stops", "i32", STOPS)
+            chosen = b.op("sample", logits, *scalars, end, name="token.new")
+            following, stopped = b.ops(
+                "until_stop", chosen, stops, stopped, names=("next", "stopped.now")
+            )
             moved = (
-                b.op("add_ids", chosen, by=0, name="token.new"),
+                chosen,
                 b.op("add_ids", end, by=0, name="position.new"),
+                b.op("add_ids", stopped, by=0, name="stopped.new"),
             )
         states = [self._states.get(name) or self.state(name) for name in STATES]
         in_place = [*self.caches, *zip(moved, states, strict=True)]
         aliases = tuple(Alias(new.name, old.name) for new, old in in_place)
-        return b.finish((chosen, *(new for new, _ in in_place)), aliases)
+        return b.finish((following, *(new for new, _ in in_place)), aliases)
 
     def layer(self, layer: int, x: Value, context: _Context) -> Value:
         """One block of the transformer."""

@@ -15,6 +15,7 @@ from ..adapters.lora import LoraAdapter, check_fits
 from .config import BitNetConfig, projection_shapes
 from .forward import (
     STATES,
+    STOPS,
     cache_shapes,
     decode_graph,
     embedding_dtype,
@@ -123,28 +124,29 @@ class Generator:
                 "shorten it"
             )
         room = min(max_tokens, self._context - len(prompt))
-        for count, token in enumerate(self._tokens(prompt, sampling, room), 1):
+        inputs = {**sampling.inputs(), "stops": _stops(stop_ids)}
+        for count, token in enumerate(self._tokens(prompt, inputs, room), 1):
             if token in stop_ids:
                 return
             yield token
             if count == room:
                 return
 
-    def _tokens(self, prompt: list[int], sampling: Sampling, room: int) -> Iterator[int]:
+    def _tokens(self, prompt: list[int], inputs: dict[str, Array], room: int) -> Iterator[int]:
         """The token behind the prompt, then at least `room` - 1 more, as the backend batches."""
-        yield self._feed(prompt, sampling)
+        yield self._feed(prompt, inputs)
         together = self._backend.steps_together
         if self._decode is None:
             graph = decode_graph(self._config, self._context, self._embedding)
             self._decode = self._backend.compile(PassManager(self._passes).run(graph))
         for begin in range(1, room, _WINDOW):
             window = min(_WINDOW, room - begin)
-            self._decode.stage([sampling.inputs()] * window)
+            self._decode.stage([inputs] * window)
             for done in range(0, window, together):
                 for result in self._decode.start(min(together, window - done)).results():
                     yield int(result["next"][0])
 
-    def _feed(self, prompt: list[int], sampling: Sampling) -> int:
+    def _feed(self, prompt: list[int], inputs: dict[str, Array]) -> int:
         """Put a prompt into the cache; the token sampled behind it.
 
         Padding takes the slots behind the prompt; whatever comes next writes over it.
@@ -152,7 +154,7 @@ class Generator:
         count = len(prompt)
         padded = min(-(-count // _BUCKET) * _BUCKET, self._context)
         slots = np.arange(padded, dtype=np.int32)
-        inputs = {
+        fed = {
             "tokens": np.array(prompt + [0] * (padded - count), np.int32),
             "positions": slots,
             "slots": slots,
@@ -164,8 +166,14 @@ class Generator:
         if padded not in self._prompts:
             graph = prompt_graph(self._config, padded, self._context, self._embedding)
             self._prompts[padded] = self._backend.compile(PassManager(self._passes).run(graph))
-        results = self._prompts[padded].run({**inputs, **sampling.inputs()})
+        results = self._prompts[padded].run({**inputs, **fed})
         return int(results["next"][0])
+
+
+def _stops(stop_ids: frozenset[int]) -> Array:
+    """The stop tokens that the device tests for, the rest of the places -1."""
+    ids = sorted(stop_ids)[:STOPS]
+    return np.array(ids + [-1] * (STOPS - len(ids)), np.int32)
 
 
 def _passes(config: BitNetConfig, adapter: LoraAdapter | None) -> tuple[Pass, ...]:

@@ -11,13 +11,14 @@ import numpy as np
 
 from ...graph.errors import BitgraphError
 from ...graph.ir import Graph, Node
-from ...graph.program import Backend, Pending, Program
+from ...graph.program import ArenaUse, Backend, Pending, Program
 from ...graph.sizes import parse_size
 from ...graph.tensors import Array, HostValue
 from ...passes.checkpoint.checkpoint import UNLIMITED, Checkpoint
 from ...passes.checkpoint.costs import NOMINAL, CostTable
 from ...passes.checkpoint.report import Report, report
 from ...passes.manager import PassManager
+from ...passes.optimizer import initial_state
 from ..adapters.lora import LoraAdapter, initial_tensors
 from ..bitnet.config import BitNetConfig, projection_shapes
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
@@ -68,7 +69,7 @@ class Trainer:
 
     Attributes:
         options: of the run.
-        steps_done: updates begun so far.
+        steps_done: number of the last step that was begun and did not fail.
         num_parameters: trained ones.
     """
 
@@ -124,9 +125,7 @@ class Trainer:
         }
         tensors = initial_tensors(shapes, self.options.rank, self.options.seed)
         self._backend.load(tensors)
-        zeros = {name: np.zeros_like(tensor) for name, tensor in tensors.items()}
-        for suffix in (".m", ".v"):
-            self._backend.load({f"{name}{suffix}": zero for name, zero in zeros.items()})
+        self._backend.load(initial_state(tensors))
         self.num_parameters = sum(tensor.size for tensor in tensors.values())
         return tuple(tensors)
 
@@ -134,11 +133,13 @@ class Trainer:
         """Update the adapters by one batch; the loss before it and the gradient norm.
 
         Raises:
-            BitgraphError: one of the two is not finite; the adapters are then as before the step.
+            BitgraphError: one of the two is not finite; the adapters are then as before the step,
+                and stay so.
         """
-        results = self._program("train", batch.tokens.size).run(_step_inputs(batch, step, lr))
+        program, inputs = self._program("train", batch.tokens.size), _step_inputs(batch, step, lr)
+        program.stage([inputs])
         self.steps_done = step
-        return _checked(step, results)
+        return self._outcome(_Step(program, program.start(), step, inputs, batch))
 
     def evaluate(self, examples: Sequence[Example]) -> float:
         """Mean loss over all supervised tokens of a data set."""
@@ -176,7 +177,8 @@ class Trainer:
         """Run all steps, reporting each when it is done or the next is already under way.
 
         Raises:
-            BitgraphError: a step's loss or gradient is not finite; it changed nothing.
+            BitgraphError: a step's loss or gradient is not finite; neither it nor one that was
+                under way behind it changed anything.
         """
         total = total_steps(self.options, len(examples))
         numbered = islice(enumerate(self._batches(examples), 1), total)
@@ -186,25 +188,49 @@ class Trainer:
             for begun in self._start_window(window, total):
                 under_way.append(begun)
                 while len(under_way) > 1 or (under_way and under_way[0].pending.done):
-                    yield under_way.popleft().report(clock)
+                    yield self._report(under_way.popleft(), total, clock)
             while under_way:
-                yield under_way.popleft().report(clock)
+                yield self._report(under_way.popleft(), total, clock)
 
     def _start_window(
         self, window: Sequence[tuple[int, TokenBatch]], total: int
     ) -> Iterator["_Step"]:
         """Hand over the inputs of many steps, then start them one by one."""
         staged: dict[int, list[dict[str, Array]]] = {}
-        rates = {step: self.options.learning_rate(step, total) for step, _ in window}
+        inputs = {
+            step: _step_inputs(batch, step, self.options.learning_rate(step, total))
+            for step, batch in window
+        }
         for step, batch in window:
-            inputs = _step_inputs(batch, step, rates[step])
-            staged.setdefault(batch.tokens.size, []).append(inputs)
+            staged.setdefault(batch.tokens.size, []).append(inputs[step])
         for tokens in sorted(staged, reverse=True):
             self._program("train", tokens).stage(staged[tokens])
         for step, batch in window:
-            pending = self._program("train", batch.tokens.size).start()
+            program = self._program("train", batch.tokens.size)
+            pending = program.start()
             self.steps_done = step
-            yield _Step(pending, step, total, rates[step], batch)
+            yield _Step(program, pending, step, inputs[step], batch)
+
+    def _report(self, begun: "_Step", total: int, clock: "_Clock") -> StepReport:
+        """Wait for a step."""
+        loss, norm = self._outcome(begun)
+        batch, lr = begun.batch, float(begun.inputs["lr"])
+        tokens, supervised = batch.real_tokens, batch.supervised_tokens
+        return StepReport(begun.step, total, loss, norm, lr, tokens, supervised, clock.lap())
+
+    def _outcome(self, begun: "_Step") -> tuple[float, float]:
+        """Loss and gradient norm of a step, if both are finite."""
+        (results,) = begun.pending.results()
+        loss, norm = float(results["loss"]), float(results["grad_norm"])
+        if math.isfinite(loss) and math.isfinite(norm):
+            return loss, norm
+        self.steps_done = begun.step - 1
+        where = begun.program.first_nonfinite(begun.inputs)
+        culprit = f"; the first tensor of it that is not finite is {where}" if where else ""
+        raise BitgraphError(
+            f"step {begun.step} gave a loss of {loss} and a gradient norm of {norm}{culprit}; the "
+            "adapter is as it was before that step: try a smaller --lr"
+        )
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[TokenBatch]:
         for epoch in range(self.options.epochs):
@@ -214,13 +240,19 @@ class Trainer:
 
     def device_bytes(self, examples: Sequence[Example]) -> int:
         """Device memory that the largest batch will take, 0 if the backend computes on the host."""
-        return self._program("train", self._most_tokens(examples)).device_bytes
+        return self._largest(examples).device_bytes
+
+    def arenas(self, examples: Sequence[Example]) -> ArenaUse:
+        """What of it the values within a step share."""
+        return self._largest(examples).arenas
 
     def report(self, examples: Sequence[Example]) -> Report:
         """What the step of the largest batch saves and computes again."""
-        tokens = self._most_tokens(examples)
-        self._program("train", tokens)
-        return self._reports[tokens]
+        self._largest(examples)
+        return self._reports[self._most_tokens(examples)]
+
+    def _largest(self, examples: Sequence[Example]) -> Program:
+        return self._program("train", self._most_tokens(examples))
 
     def _most_tokens(self, examples: Sequence[Example]) -> int:
         """Tokens of the largest batch that these examples can make."""
@@ -254,7 +286,7 @@ class Trainer:
         while budget and found.taken > parse_size(budget):
             least = reserve + parse_size(budget) // _STEPS_DOWN if reserve else 0
             reserve = max(found.taken - found.report.peak, least)
-            checkpoint = Checkpoint(budget, self._costs, self._backend.workspace, reserve)
+            checkpoint = Checkpoint(budget, self._costs, self._backend.footprint, reserve)
             found = self._compile_with(checkpoint, graph)
         on_stage, self._on_stage = self._on_stage, None
         if on_stage is not None:
@@ -268,7 +300,7 @@ class Trainer:
         passes = self.options.training_passes(checkpoint)
         manager = PassManager(passes, lambda *stage: stages.append(stage))
         final = manager.run(graph)
-        found = report(final, self._costs, self._backend.workspace)
+        found = report(final, self._costs, self._backend.footprint)
         return _Compiled(self._backend.compile(final), found, stages)
 
     def _memory_budget(self) -> str:
@@ -295,20 +327,11 @@ class _Compiled:
 class _Step:
     """A step under way."""
 
+    program: Program
     pending: Pending
     step: int
-    total: int
-    lr: float
+    inputs: Mapping[str, Array]
     batch: TokenBatch
-
-    def report(self, clock: "_Clock") -> StepReport:
-        """Wait for it."""
-        (results,) = self.pending.results()
-        loss, norm = _checked(self.step, results)
-        tokens, supervised = self.batch.real_tokens, self.batch.supervised_tokens
-        return StepReport(
-            self.step, self.total, loss, norm, self.lr, tokens, supervised, clock.lap()
-        )
 
 
 class _Clock:
@@ -325,13 +348,3 @@ class _Clock:
 def _step_inputs(batch: TokenBatch, step: int, lr: float) -> dict[str, Array]:
     schedule = {"lr": np.array(lr, np.float32), "step": np.array(step, np.int32)}
     return {**batch.inputs(), **schedule}
-
-
-def _checked(step: int, results: Mapping[str, Array]) -> tuple[float, float]:
-    """Loss and gradient norm of a step, if both are finite."""
-    loss, norm = float(results["loss"]), float(results["grad_norm"])
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise BitgraphError(
-            f"step {step} gave a loss of {loss} and a gradient norm of {norm}; try a smaller --lr"
-        )
-    return loss, norm

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...graph.analysis import input_bytes
+from ...graph.analysis import PLAIN, Footprint, input_bytes, live_bytes
 from ...graph.ir import Graph
 from ...graph.sizes import enough, parse_size
 from ...graph.types import GraphError
-from .choice import cheapest, smallest
+from .choice import GRAIN, cheapest, smallest
 from .costs import NOMINAL, CostTable
 from .cut import Policy, policies
 from .layers import Layer, find_layers, is_recomputed, structure
-from .memory import Workspace, live, measure, no_workspace, rewritten
+from .memory import measure, rewritten
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Checkpoint:
         budget: of all memory of the step: inputs (weights, params and states among them) and
             what is alive at once between them; as in ``6GiB``. Empty for no limit.
         costs: of nodes; estimates unless a table was measured.
-        workspace: what a node needs besides its operands and results; a backend knows.
+        footprint: what a backend's kernels make of the memory of nodes.
         reserve: bytes that the step takes besides; a backend's plan tells.
     """
 
     name: ClassVar[str] = "checkpoint"
     budget: str = ""
     costs: CostTable = NOMINAL
-    workspace: Workspace = no_workspace
+    footprint: Footprint = PLAIN
     reserve: int = 0
 
     def __call__(self, graph: Graph) -> Graph:
@@ -44,20 +44,20 @@ class Checkpoint:
         if not self.budget:
             return graph
         budget = parse_size(self.budget) - self.reserve
-        if predicted_bytes(graph, self.workspace) <= budget:
+        if predicted_bytes(graph, self.footprint) <= budget:
             return graph
         if any(is_recomputed(node) for node in graph.nodes):
             raise GraphError(f"graph @{graph.name} is checkpointed already; run the pass once")
         layers = find_layers(graph)
         offered = _offered(layers, self.costs)
-        choices = measure(graph, layers, offered, self.workspace)
+        choices = measure(graph, layers, offered, self.footprint)
         chosen = cheapest(choices, budget - input_bytes(graph))
         if chosen is not None:
             result = rewritten(graph, layers, _policies(offered, chosen))
-            if predicted_bytes(result, self.workspace) <= budget:
+            if predicted_bytes(result, self.footprint) <= budget:
                 return result
         least = rewritten(graph, layers, _policies(offered, smallest(choices)))
-        needed = predicted_bytes(least, self.workspace)
+        needed = predicted_bytes(least, self.footprint)
         if needed <= budget:
             return least
         raise GraphError(
@@ -70,9 +70,9 @@ UNLIMITED = Checkpoint()
 """The pass that changes nothing."""
 
 
-def predicted_bytes(graph: Graph, workspace: Workspace = no_workspace) -> int:
+def predicted_bytes(graph: Graph, footprint: Footprint = PLAIN) -> int:
     """Memory that a step takes at its peak: all inputs, and what is alive between them."""
-    return input_bytes(graph) + int(live(graph, workspace).max(initial=0))
+    return input_bytes(graph) + int(live_bytes(graph, footprint, GRAIN).max(initial=0))
 
 
 def _offered(layers: Sequence[Layer], costs: CostTable) -> tuple[tuple[Policy, ...], ...]:

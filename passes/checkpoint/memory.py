@@ -4,34 +4,20 @@ Nothing is modelled that can be counted. For each number k every layer takes its
 the bytes alive at every node are taken apart into what the other layers have saved and the rest.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ...graph.analysis import lifetimes, live_bytes
-from ...graph.ir import Graph, Node
+from ...graph.analysis import Footprint, lifetimes, live_bytes
+from ...graph.ir import Graph
 from .choice import GRAIN, Choices, Moment
 from .cut import Policy
 from .layers import Layer, backward_nodes, layer_of
 from .rewrite import rematerialize
 
-Workspace: TypeAlias = Callable[[Node], int]
-"""Bytes that a node needs while it runs, besides its operands and results."""
-
 Bytes: TypeAlias = npt.NDArray[np.int64]
-
-
-def no_workspace(node: Node) -> int:
-    """Nodes need nothing but their operands and results."""
-    return 0
-
-
-def live(graph: Graph, workspace: Workspace) -> Bytes:
-    """Bytes alive at each node, with what the node needs for itself."""
-    needs = np.array([workspace(node) for node in graph.nodes], dtype=np.int64)
-    return live_bytes(graph, GRAIN) + -(-needs // GRAIN) * GRAIN
 
 
 def rewritten(graph: Graph, layers: Sequence[Layer], chosen: Sequence[Policy]) -> Graph:
@@ -49,7 +35,7 @@ def measure(
     graph: Graph,
     layers: Sequence[Layer],
     offered: Sequence[Sequence[Policy]],
-    workspace: Workspace,
+    footprint: Footprint,
 ) -> Choices:
     """What the layers' policies save, take and cost."""
     numbers = {layer.name: k for k, layer in enumerate(layers)}
@@ -62,7 +48,9 @@ def measure(
         for k, each in enumerate(offered):
             if number < len(each):
                 saved[k].append(int(by_layer[k].max(initial=0)))
-        for key, worst in _moments(trial, numbers, by_layer, live(trial, workspace)).items():
+        for key, worst in _moments(
+            trial, numbers, by_layer, live_bytes(trial, footprint, GRAIN)
+        ).items():
             layer = key[0]
             if layer is None or number < len(offered[layer]):
                 own.setdefault(key, {})[number] = worst

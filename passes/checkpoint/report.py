@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from ...graph.analysis import lifetimes
+from ...graph.analysis import PLAIN, Footprint, lifetimes
 from ...graph.ir import Graph, Value
 from ...graph.sizes import binary_size
 from .checkpoint import predicted_bytes
 from .costs import NOMINAL, CostTable
 from .layers import backward_nodes, is_recomputed, layer_of
-from .memory import Workspace, no_workspace
 
 _SMALL = 50
 """A value is small if it takes less than one part in so many of the layer's largest."""
@@ -36,7 +35,7 @@ class Report:
         return "\n".join(_lines(self))
 
 
-def report(graph: Graph, costs: CostTable = NOMINAL, workspace: Workspace = no_workspace) -> Report:
+def report(graph: Graph, costs: CostTable = NOMINAL, footprint: Footprint = PLAIN) -> Report:
     """What a joint graph saves, per layer and in all."""
     backward = backward_nodes(graph)
     saved = [
@@ -51,7 +50,7 @@ def report(graph: Graph, costs: CostTable = NOMINAL, workspace: Workspace = no_w
     again = sum(costs.seconds(node) for node in graph.nodes if is_recomputed(node))
     once = sum(costs.seconds(node) for node in graph.nodes if not is_recomputed(node))
     return Report(
-        predicted_bytes(graph, workspace),
+        predicted_bytes(graph, footprint),
         sum(value.type.nbytes for _, value in saved),
         again / once if once else 0.0,
         tuple((name, tuple(values)) for name, values in layers.items()),

@@ -13,11 +13,13 @@ from bitgraph.graph.tensors import HostValue, Quantized, Ternary
 from bitgraph.graph.types import DType, GraphError
 from bitgraph.models.bitnet.forward import (
     FIRST_SLOT,
+    STOPS,
     decode_graph,
     logits_graph,
     loss_graph,
     prompt_graph,
 )
+from bitgraph.passes.optimizer import SOUND
 from graphs import read, training_graph
 from op_cases import assert_close, assert_same_bits, draw, fixed_cases, one_op_graph
 from tiny_model import CONFIG, batch_values, model_values, random_batch, random_values
@@ -167,7 +169,8 @@ def test_steps_update_what_persists_in_place() -> None:
             # the reference goes on from the backend's values, so that differences do not pile up
             found = backend.read(alias.donated)
             assert_close(found, wanted[alias.output], 2e-4)
-            assert found.tobytes() != np.asarray(values[alias.donated]).tobytes()
+            changed = found.tobytes() != np.asarray(values[alias.donated]).tobytes()
+            assert changed == (alias.donated != SOUND)
             values[alias.donated] = found
     assert losses[2] < losses[0]
 
@@ -209,6 +212,7 @@ def test_decoding_through_the_cache_equals_the_whole_sequence() -> None:
         "top_k": np.asarray(0, np.int32),
         "top_p": np.asarray(1, np.float32),
         "seed": np.asarray(0, np.uint32),
+        "stops": np.full(STOPS, -1, np.int32),
     }
     slots = places[:7]
     inputs = {
@@ -230,6 +234,9 @@ def test_decoding_through_the_cache_equals_the_whole_sequence() -> None:
         backend.load({"token": tokens[position : position + 1]})
         assert program.run(knobs)["next"].tolist() == [int(greedy[position])]
         assert backend.read("token").tolist() == [int(greedy[position])]
+    backend.load({"position": np.array([length - 1], np.int32), "token": tokens[-1:]})
+    knobs["stops"][2] = greedy[-1]
+    assert [program.run(knobs)["next"][0] for _ in range(3)] == [greedy[-1], -1, -1]
 
 
 def test_what_is_read_is_a_copy() -> None:
@@ -355,6 +362,17 @@ def test_an_error_in_a_task_reaches_the_caller() -> None:
         program.run({"t": table, "ids": np.full(300, 9, np.int32)})
     found = program.run({"t": table, "ids": np.zeros(300, np.int32)})
     assert found["y"].shape == (300, 2)
+
+
+def test_the_first_result_that_is_not_finite_is_named() -> None:
+    backend = NumpyBackend(threads=1)
+    backend.load({"p": np.zeros((2, 3), np.float32), "e": np.full((4, 3), 1e4, np.float16)})
+    program = backend.compile(SUM)
+    assert program.first_nonfinite({"x": np.ones((2, 3), np.float32)}) is None
+    huge = np.full((2, 3), 3e38, np.float32)
+    assert program.first_nonfinite({"x": huge}) == "%l: f32[2,4] (matmul)"
+    backend.load({"p": np.full((2, 3), np.inf, np.float32)})
+    assert program.first_nonfinite({"x": huge}) == "%y: f32[2,3] (add)"
 
 
 # evaluate

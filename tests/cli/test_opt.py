@@ -72,7 +72,7 @@ def test_every_stage_is_dumped(bitgraph, file, tmp_path):
         ("lora{width=3}", "no option 'width'"),
         ("lora{rank=two}", "'two' is not a value"),
         ("grad", "no params"),
-        ("lora,grad{loss=up}", "'up' is not a value"),
+        ("lora,grad{loss=total}", "no output named 'total'"),
         ('lora,grad{loss="nothing"}', "no output named 'nothing'"),
         ("lora,adamw", "run the pass grad first"),
         ("cse;dce", "is not a list of passes"),

@@ -452,6 +452,19 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad: float) -> None:
         assert old is not new
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["norm", "loss"])
+def test_guard_refuses_everything_after_the_first_bad_step(bad: float, place: str) -> None:
+    good = {"norm": scalar(2.0), "loss": scalar(3.0)}
+    sound, norms = scalar(1, "i4"), []
+    for step in (good, {**good, place: scalar(bad)}, good):
+        norm, sound = evaluate("guard", step["norm"], step["loss"], sound)
+        norms.append(float(norm))
+    assert norms[0] == 2.0
+    assert np.isnan(norms[1:]).all()
+    assert sound == 0
+
+
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e19, 1e30])
 def test_global_norm_neither_overflows_nor_vanishes(size: float) -> None:
     parts = [np.full((2, 2), size, np.float32), np.full(5, -size, np.float32)]
@@ -477,6 +490,17 @@ def test_clip_factor(norm: float, max_norm: float, factor: float) -> None:
 
 
 # sampling
+
+
+def test_rows_give_minus_one_behind_a_stop() -> None:
+    stops = np.array([7, 9, -1], np.int32)
+    stopped = np.zeros(3, np.int32)
+    seen = []
+    for ids in ([1, 9, 3], [7, 5, 3], [2, 7, 3]):
+        following, stopped = evaluate("until_stop", np.array(ids, np.int32), stops, stopped)
+        seen.append(following.tolist())
+    assert seen == [[1, 9, 3], [7, -1, 3], [-1, -1, 3]]
+    assert stopped.tolist() == [1, 1, 0]
 
 
 def sample(

@@ -32,7 +32,7 @@ def plain() -> Graph:
 
 
 def activations(graph: Graph) -> int:
-    return int(live_bytes(graph, 256).max())
+    return int(live_bytes(graph, alignment=256).max())
 
 
 def budget_of(share: float) -> str:

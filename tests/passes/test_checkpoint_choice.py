@@ -4,12 +4,13 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from bitgraph.graph.analysis import PLAIN, live_bytes
 from bitgraph.graph.ir import Node
 from bitgraph.passes.checkpoint.choice import GRAIN, Choices, Moment, cheapest, smallest
 from bitgraph.passes.checkpoint.costs import NOMINAL, CostTable, signature, table_of
 from bitgraph.passes.checkpoint.cut import Policy, policies
 from bitgraph.passes.checkpoint.layers import Layer, find_layers, structure
-from bitgraph.passes.checkpoint.memory import measure, no_workspace, rewritten
+from bitgraph.passes.checkpoint.memory import measure, rewritten
 from graphs import read, training_graph
 
 # x -> a -> b -> c: backward reads c, b is four times as large, everything takes the same time.
@@ -179,7 +180,7 @@ def test_alike_layers_of_a_model_lose_nothing_by_their_order() -> None:
     graph = training_graph(160)
     layers = find_layers(graph)
     offered = [policies(layer, NOMINAL) for layer in layers]
-    choices = measure(graph, layers, offered, no_workspace)
+    choices = measure(graph, layers, offered, PLAIN)
     own = next(moment.own for moment in choices.moments if moment.layer == 1)
     alike = Choices(
         (choices.seconds[1],) * 2,
@@ -196,17 +197,15 @@ def test_alike_layers_of_a_model_lose_nothing_by_their_order() -> None:
 
 def test_the_peak_is_that_of_the_rewritten_graph() -> None:
     """The program counts with what other layers save; the sum is the peak of the graph itself."""
-    from bitgraph.graph.analysis import live_bytes
-
     graph = training_graph(160)
     layers = find_layers(graph)
     offered = [policies(layer, NOMINAL) for layer in layers]
-    choices = measure(graph, layers, offered, no_workspace)
+    choices = measure(graph, layers, offered, PLAIN)
     rng = np.random.default_rng(0)
     for _ in range(12):
         chosen = [int(rng.integers(len(each))) for each in offered]
         trial = rewritten(graph, layers, [each[k] for each, k in zip(offered, chosen, strict=True)])
-        counted = int(live_bytes(trial, 256).max())
+        counted = int(live_bytes(trial, alignment=GRAIN).max())
         assert counted <= choices.peak(chosen) <= 1.02 * counted
 
 

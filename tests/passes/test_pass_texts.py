@@ -310,6 +310,7 @@ def test_adamw_updates_in_place() -> None:
           input %gb: f32[3]
           param %a: f32[2]
           param %b: f32[3]
+          state %sound: i32[]
           input %lr: f32[]
           input %step: i32[]
           state %a.m: f32[2]
@@ -319,17 +320,19 @@ def test_adamw_updates_in_place() -> None:
           %a.grad: f32[2] = scale(%ga) {factor=1.0}
           %b.grad: f32[3] = scale(%gb) {factor=1.0}
           %loss: f32[] = dot(%a, %ga)
-          %grad_norm: f32[] = global_norm(%a.grad, %b.grad) @optimizer
+          %grad_norm.raw: f32[] = global_norm(%a.grad, %b.grad) @optimizer
+          %grad_norm: f32[], %sound.new: i32[] = guard(%grad_norm.raw, %loss, %sound) @optimizer
           %clip: f32[] = clip_factor(%grad_norm) {max_norm=2.0} @optimizer
           %a.new: f32[2], %a.m.new: f32[2], %a.v.new: f32[2] = adamw(%a, %a.grad, %a.m, %a.v, %clip, %lr, %step) {beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.1} @optimizer
           %b.new: f32[3], %b.m.new: f32[3], %b.v.new: f32[3] = adamw(%b, %b.grad, %b.m, %b.v, %clip, %lr, %step) {beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.1} @optimizer
-          return %loss, %grad_norm, %a.new -> %a, %a.m.new -> %a.m, %a.v.new -> %a.v, %b.new -> %b, %b.m.new -> %b.m, %b.v.new -> %b.v
+          return %loss, %grad_norm, %sound.new -> %sound, %a.new -> %a, %a.m.new -> %a.m, %a.v.new -> %a.v, %b.new -> %b, %b.m.new -> %b.m, %b.v.new -> %b.v
         }
         """,  # noqa: E501
     )
 
 
-def test_adamw_needs_gradients() -> None:
+def test_adamw_needs_gradients_and_a_loss() -> None:
+    check_refused('adamw{loss="mean"}', GRADIENTS, "graph @m has no output named 'mean'")
     text = GRADIENTS.replace(", %b.grad\n", "\n")
     check_refused("adamw", text, "the param %b has no gradient; run the pass grad first")
 

@@ -38,6 +38,10 @@ LOSS = loss_graph(CONFIG, 4)
         ('lora{targets=""}', (Lora(),)),
         ("lora{}", (Lora(),)),
         ('grad{loss="total"}', (Grad("total"),)),
+        ("grad{loss=total}", (Grad("total"),)),
+        ("grad{loss=64MiB},dce", (Grad("64MiB"), EliminateDeadCode())),
+        ("grad{loss=12.5%}", (Grad("12.5%"),)),
+        ("lora{targets=q_proj, rank=2}", (Lora(2, targets=("q_proj",)),)),
         ("adamw{beta1=0, eps=1e-6}", (AdamW(beta1=0.0, eps=1e-6),)),
         ("cse,surrogate,promote", (MergeCommonSubexpressions(), Surrogate(), Promote())),
     ],
@@ -65,8 +69,8 @@ def test_a_pipeline_is_read(text: str, passes: tuple[Pass, ...]) -> None:
         ('lora{rank="8"}', "the pass lora: rank is '8', not a int"),
         ("lora{alpha=true}", "the pass lora: alpha is True, not a float"),
         (f"lora{{alpha={10**400}}}", "the pass lora: alpha is 10*, not a float"),
-        ("lora{targets=8}", "the pass lora: targets is 8, not a tuple"),
-        ("grad{loss=1}", "the pass grad: loss is 1, not a str"),
+        ("lora{alpha=64MiB}", "'64MiB' is not a value of an attribute"),
+        ("grad{loss=6 GiB}", "'loss=6 GiB' is not a list of name=value"),
     ],
 )
 def test_a_wrong_pipeline_is_refused(text: str, message: str) -> None:

@@ -17,7 +17,7 @@ from bitgraph.graph.ops.draws import operand
 from bitgraph.graph.ops.record import Case, OpDef
 from bitgraph.graph.tensors import Array, HostValue
 from bitgraph.graph.types import tensor
-from bitgraph.passes.optimizer import AdamW
+from bitgraph.passes.optimizer import SOUND, AdamW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_cases import assert_close, assert_same_bits, fixed_cases, one_op_graph, random_cases
@@ -251,13 +251,15 @@ def test_the_pass_adamw_as_a_whole(bad: bool, run: Run) -> None:
         b.add_input(name, tensor("f32", *shape), Role.PARAM)
         g = b.add_input(f"{name}.g", tensor("f32", *shape), Role.INPUT)
         gradients.append(b.op("scale", g, factor=3.0, name=f"{name}.grad"))
-    graph = AdamW(weight_decay=0.1, max_norm=2.0)(b.finish(tuple(gradients)))
+    loss = b.add_input("loss", tensor("f32"), Role.INPUT)
+    graph = AdamW(weight_decay=0.1, max_norm=2.0)(b.finish((loss, *gradients)))
     rng = np.random.default_rng(0)
     values: dict[str, HostValue] = {
         item.value.name: np.abs(rng.standard_normal(item.value.type.shape)).astype(np.float32)
         for item in graph.inputs
     }
-    values["lr"], values["step"] = np.asarray(0.01, np.float32), np.asarray(3, np.int32)
+    values |= {"lr": np.asarray(0.01, np.float32), "step": np.asarray(3, np.int32)}
+    values[SOUND] = np.ones((), np.int32)
     if bad:
         values["b.g"] = np.full((9, 3), 2e38, np.float32)
     with np.errstate(over="ignore"):
@@ -265,7 +267,9 @@ def test_the_pass_adamw_as_a_whole(bad: bool, run: Run) -> None:
     outputs = run(graph, values)
     assert np.isnan(np.asarray(outputs["grad_norm"])) == bad
     for name, want in wanted.items():
-        if bad and name != "grad_norm":
+        if name == f"{SOUND}.new":
+            assert np.asarray(outputs[name]) == (not bad)
+        elif bad and name != "grad_norm":
             assert_same_bits(outputs[name], values[name.removesuffix(".new")])
         elif not bad:
             assert_close(outputs[name], want, TOLERANCE)

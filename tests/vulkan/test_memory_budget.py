@@ -1,17 +1,17 @@
 """Memory budgets against the plans that the backend makes, and on a device."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 from bitgraph.backends.vulkan.backend import VulkanBackend
+from bitgraph.backends.vulkan.footprint import footprint_for
 from bitgraph.backends.vulkan.limits import Limits
-from bitgraph.backends.vulkan.plan import make_plan, workspace_bytes
+from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.analysis import input_bytes
-from bitgraph.graph.ir import Graph, Node, Role
+from bitgraph.graph.ir import Graph, Role
 from bitgraph.models.bitnet.config import BitNetConfig
 from bitgraph.models.bitnet.forward import loss_graph
 from bitgraph.models.bitnet.presets import preset_config
@@ -39,18 +39,6 @@ MODELS = {
 }
 
 
-def workspace(limits: Limits) -> Callable[[Node], int]:
-    known: dict[object, int] = {}
-
-    def of(node: Node) -> int:
-        key = (node.op, node.attrs, *(value.type for value in node.inputs))
-        if key not in known:
-            known[key] = workspace_bytes(node, limits)
-        return known[key]
-
-    return of
-
-
 @cache
 def training_step(config: BitNetConfig, tokens: int) -> Graph:
     graph = loss_graph(config, tokens)
@@ -62,10 +50,10 @@ def training_step(config: BitNetConfig, tokens: int) -> Graph:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("share", [1.0, 0.7, 0.5, 0.45])
 def test_what_is_predicted_is_what_is_planned(model: str, limits: Limits, share: float) -> None:
-    graph, needs = training_step(*MODELS[model]), workspace(limits)
+    graph, needs = training_step(*MODELS[model]), footprint_for(limits)
     inputs = input_bytes(graph)
     whole = predicted_bytes(graph, needs) - inputs
-    step = Checkpoint(f"{inputs + int(share * whole)}B", workspace=needs)(graph)
+    step = Checkpoint(f"{inputs + int(share * whole)}B", footprint=needs)(graph)
     assert any(map(is_recomputed, step.nodes)) == (share < 1)
     predicted = predicted_bytes(step, needs) - inputs
     assert predicted <= share * whole
@@ -76,7 +64,7 @@ def test_what_is_predicted_is_what_is_planned(model: str, limits: Limits, share:
 
 def test_all_passes_of_a_large_model_take_seconds() -> None:
     """30 layers of the 2B geometry, 2,048 tokens, at an eighth of the activations."""
-    config, needs = preset_config("2b-4t"), workspace(GPU)
+    config, needs = preset_config("2b-4t"), footprint_for(GPU)
     graph = loss_graph(config, 2048)
     graph = replace(graph, outputs=(graph.output("loss"),))
     whole = PassManager(TrainingOptions().training_passes()).run(graph)
@@ -84,12 +72,12 @@ def test_all_passes_of_a_large_model_take_seconds() -> None:
     activations = predicted_bytes(whole, needs) - inputs
     begin = time.process_time()  # other work on the machine does not count
     budget = f"{inputs + activations // 8}B"
-    passes = TrainingOptions().training_passes(Checkpoint(budget, workspace=needs))
+    passes = TrainingOptions().training_passes(Checkpoint(budget, footprint=needs))
     step = PassManager(passes).run(graph)
     seconds = time.process_time() - begin
-    print(f"{seconds:.1f} s, {report(step, workspace=needs).extra:.1%} more to compute")
+    print(f"{seconds:.1f} s, {report(step, footprint=needs).extra:.1%} more to compute")
     assert predicted_bytes(step, needs) - inputs <= activations // 8
-    assert report(step, workspace=needs).extra < 0.45
+    assert report(step, footprint=needs).extra < 0.45
     assert seconds < 10
 
 

@@ -1,6 +1,6 @@
 """Lowering: which kernels serve a node, family by family."""
 
-from ....graph.ir import Graph, Value
+from ....graph.ir import Graph, Node, Value
 from ....graph.types import GraphError
 from ..limits import Limits
 from . import (
@@ -38,6 +38,11 @@ MEANINGS: dict[str, Meaning] = {
 }
 
 
+def label_of(node: Node) -> str:
+    """What the dispatches of a node are labelled with: its scope and its first result."""
+    return f"{node.scope}:{node.outputs[0].name}"
+
+
 def lower_calls(graph: Graph, limits: Limits) -> Lowering:
     """The calls of all nodes of a graph.
 
@@ -50,6 +55,6 @@ def lower_calls(graph: Graph, limits: Limits) -> Lowering:
     for node in graph.nodes:
         if node.op not in RULES:
             raise GraphError(f"there is no kernel for the op {node.op}")
-        lowering.label = f"{node.scope}:{node.outputs[0].name}"
+        lowering.label = label_of(node)
         RULES[node.op](lowering, node)
     return lowering

@@ -39,6 +39,14 @@ def _global_norm(lowering: Lowering, node: Node) -> None:
     lowering.call("global_norm", (1, 1, 1), constants, parts=scratch, norm=node.outputs[0])
 
 
+def _guard(lowering: Lowering, node: Node) -> None:
+    norm, loss, sound = node.inputs
+    guarded, new_sound = node.outputs
+    start_from(lowering, sound, new_sound)
+    operands = {"norm": norm, "loss": loss, "guarded": guarded, "sound": new_sound}
+    lowering.call("guard", (1, 1, 1), {}, **operands)
+
+
 def _clip_factor(lowering: Lowering, node: Node) -> None:
     constants = {"MAX_NORM": node.attributes["max_norm"]}
     (norm,), (factor,) = node.inputs, node.outputs
@@ -97,6 +105,7 @@ def _global_norm_meaning(
 
 RULES: dict[str, Rule] = {
     "global_norm": _global_norm,
+    "guard": _guard,
     "clip_factor": _clip_factor,
     "adamw": _adamw,
 }
@@ -104,6 +113,7 @@ MEANINGS: dict[str, Meaning] = dict(
     [
         ("norm_parts", _norm_parts_meaning),
         ("global_norm", _global_norm_meaning),
+        of_op("guard", "guard"),
         of_op("clip_factor", "clip_factor", {"max_norm": "MAX_NORM"}),
         of_op(
             "adamw",

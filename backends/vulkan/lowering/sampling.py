@@ -9,8 +9,9 @@ from ....graph.ops import op_def
 from ....graph.tensors import HostValue
 from ....graph.types import tensor
 from ..limits import Limits
-from .calls import Lowering, Meaning, Rule
-from .meanings import arrays
+from .calls import Lowering, Meaning, Rule, groups_for
+from .copies import start_from
+from .meanings import arrays, of_op
 
 _CHUNK = 2048
 """Logits of which a workgroup finds the largest."""
@@ -40,6 +41,16 @@ def _sample(lowering: Lowering, node: Node) -> None:
     lowering.call("sample", (rows, 1, 1), constants, **operands, **found, chosen=node.outputs[0])
 
 
+def _until_stop(lowering: Lowering, node: Node) -> None:
+    ids, stops, stopped = node.inputs
+    following, new_stopped = node.outputs
+    start_from(lowering, stopped, new_stopped)
+    rows = ids.type.size
+    constants = {"ROWS": rows, "STOPS": stops.type.size}
+    operands = {"ids": ids, "stops": stops, "next": following, "stopped": new_stopped}
+    lowering.call("until_stop", groups_for(rows, 32, lowering.limits), constants, **operands)
+
+
 def _digit(limits: Limits) -> int:
     for bits in _DIGITS:
         if 8 * 2**bits + 16 * _THREADS + 16 <= limits.shared_memory:
@@ -66,5 +77,11 @@ def _sample_meaning(
         chosen[...] = op_def("sample").eval(logits, *scalars)
 
 
-RULES: dict[str, Rule] = {"sample": _sample}
-MEANINGS: dict[str, Meaning] = {"sample_tops": _tops_meaning, "sample": _sample_meaning}
+RULES: dict[str, Rule] = {"sample": _sample, "until_stop": _until_stop}
+MEANINGS: dict[str, Meaning] = dict(
+    [
+        ("sample_tops", _tops_meaning),
+        ("sample", _sample_meaning),
+        of_op("until_stop", "until_stop"),
+    ]
+)
