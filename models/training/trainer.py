@@ -69,6 +69,7 @@ class Trainer:
 
     Attributes:
         options: of the run.
+        costs: of nodes, measured or estimated.
         steps_done: number of the last step that was begun and did not fail.
         num_parameters: trained ones.
     """
@@ -107,7 +108,7 @@ class Trainer:
         self._config = config
         self._backend = backend
         self._on_stage = on_stage
-        self._costs = costs
+        self.costs = costs
         self._bucket = bucket
         self._embedding = embedding_dtype(weights)
         self._programs: dict[tuple[str, int], Program] = {}
@@ -286,7 +287,7 @@ class Trainer:
         while budget and found.taken > parse_size(budget):
             least = reserve + parse_size(budget) // _STEPS_DOWN if reserve else 0
             reserve = max(found.taken - found.report.peak, least)
-            checkpoint = Checkpoint(budget, self._costs, self._backend.footprint, reserve)
+            checkpoint = Checkpoint(budget, self.costs, self._backend.footprint, reserve)
             found = self._compile_with(checkpoint, graph)
         on_stage, self._on_stage = self._on_stage, None
         if on_stage is not None:
@@ -300,7 +301,7 @@ class Trainer:
         passes = self.options.training_passes(checkpoint)
         manager = PassManager(passes, lambda *stage: stages.append(stage))
         final = manager.run(graph)
-        found = report(final, self._costs, self._backend.footprint)
+        found = report(final, self.costs, self._backend.footprint)
         return _Compiled(self._backend.compile(final), found, stages)
 
     def _memory_budget(self) -> str:
