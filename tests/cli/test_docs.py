@@ -38,6 +38,7 @@ def test_the_graph_of_the_architecture_page(bitgraph, tmp_path):
 def test_the_commands_of_the_readme(bitgraph, model, data, tmp_path, monkeypatch):
     """In their order, as a newcomer would run them; without what takes a GPU or a gigabyte."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BITGRAPH_CACHE", str(tmp_path / "cache"))
     shutil.copy(model, "model.gguf")
     for name in ("train.json", "eval.json"):
         shutil.copy(data, name)
@@ -47,7 +48,7 @@ def test_the_commands_of_the_readme(bitgraph, model, data, tmp_path, monkeypatch
             result = bitgraph(*words)
             assert result.code == 0, (words, result.err)
             names.add(words[0])
-    assert names >= {"train", "generate", "inspect", "init", "opt"}
+    assert names >= {"train", "generate", "inspect", "init", "opt", "tune"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
