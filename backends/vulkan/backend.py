@@ -6,6 +6,7 @@ from typing import cast
 
 import numpy as np
 
+from ...graph.analysis import Footprint
 from ...graph.ir import Graph, Role
 from ...graph.program import ArenaUse
 from ...graph.tensors import Array, HostValue
@@ -14,6 +15,7 @@ from ...graph.values import check_type, describe_result, type_of
 from .allocation import Memory
 from .buffers import DeviceBuffer
 from .device import Device
+from .footprint import footprint_for
 from .info import planning_limits
 from .layout import to_bytes, view
 from .plan import Plan, make_plan
@@ -22,13 +24,13 @@ from .recorder import Recording
 from .schedule import Kind, Schedule
 from .transfer import Region
 from .watch import FLAGS, with_watch
-from .window import CURSOR, log_of, window_of, with_window
+from .window import CURSOR, log_of, window_of, window_steps, with_window
 
-WINDOW = 64
-"""Steps whose inputs are uploaded together."""
+PROFILED = 4
+"""Steps of a profile."""
 
-_WINDOW_BYTES = 1 << 24
-"""Most bytes that one input or output takes for all steps of a window."""
+_SPARE = 32
+"""One part in so many of the device's memory is left to its driver."""
 
 
 class VulkanBackend:
@@ -49,7 +51,29 @@ class VulkanBackend:
         self.device = device
         self.limits = planning_limits(device.info)
         self._values: dict[str, tuple[DeviceBuffer, TensorType]] = {}
+        self._footprint = footprint_for(self.limits)
         self._arenas: dict[str, DeviceBuffer] = {}
+
+    @property
+    def name(self) -> str:
+        """The device and its driver; see `Backend`."""
+        return f"{self.device.info.name}, {self.device.info.driver}"
+
+    @property
+    def memory(self) -> int:
+        """What the device's own heap has free or holds for this backend; see `Backend`."""
+        heaps = [heap for heap in self.device.memory_report() if heap.device_local]
+        most = max(min(h.budget - h.used, h.size - h.allocated) + h.allocated for h in heaps)
+        return most - most // _SPARE
+
+    @property
+    def footprint(self) -> Footprint:
+        """Scratch, and kernels that write over an operand; see `Backend`."""
+        return self._footprint
+
+    def profile(self, graph: Graph, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Times on the device, the least of several steps; see `Backend`."""
+        return VulkanProgram(self, graph).profile(inputs)
 
     def load(self, values: Mapping[str, HostValue]) -> None:
         """Take over persistent values; see `Backend`."""
@@ -135,7 +159,7 @@ class VulkanProgram:
     def __init__(self, backend: VulkanBackend, graph: Graph) -> None:
         self.graph = graph
         self._backend = backend
-        self._steps = _window_steps(graph)
+        self._steps = window_steps(graph)
         self._one_step = make_plan(graph, backend.limits)
         self.plan = with_window(self._one_step, self._steps, backend.limits)
         self._own: dict[str, DeviceBuffer] = {}
@@ -193,6 +217,24 @@ class VulkanProgram:
         self.stage([inputs])
         return self.start().results()[0]
 
+    def profile(self, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Seconds of each node by the name of its first result, the least of several steps."""
+        steps = min(PROFILED, self._steps)
+        self.stage([inputs] * steps)
+        makers = {f"{n.scope}:{n.outputs[0].name}": n.outputs[0].name for n in self.graph.nodes}
+        seconds: dict[str, float] = {}
+        schedule = self.plan.schedule
+        recording = self._backend.device.record(schedule, self._buffers(schedule), profile=True)
+        for _ in range(steps):
+            recording.submit()
+            step: dict[str, float] = {}
+            for label, taken in recording.seconds():
+                if label in makers:
+                    step[makers[label]] = step.get(makers[label], 0.0) + taken
+            seconds = {name: min(taken, seconds.get(name, taken)) for name, taken in step.items()}
+        recording.close()
+        return seconds
+
     def first_nonfinite(self, inputs: Mapping[str, Array]) -> str | None:
         """Run one step under a `Watch`; see `Program`."""
         device, limits = self._backend.device, self._backend.limits
@@ -245,10 +287,3 @@ class VulkanProgram:
 
 
 _PERSISTENT = (Role.WEIGHT, Role.PARAM, Role.STATE)
-
-
-def _window_steps(graph: Graph) -> int:
-    """How many steps a window holds: fewer where inputs or outputs are large."""
-    moving = (*graph.inputs_of(Role.INPUT), *graph.outputs)
-    largest = max((value.type.nbytes for value in moving), default=4)
-    return max(1, min(WINDOW, _WINDOW_BYTES // largest))

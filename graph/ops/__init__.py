@@ -4,7 +4,18 @@ from collections.abc import Mapping
 
 from ..ir import Attr
 from ..types import GraphError, TensorType
-from . import attention, dropout, elementwise, embedding, linear, loss, norm, optimizer, sampling
+from . import (
+    attention,
+    dropout,
+    elementwise,
+    embedding,
+    fused,
+    linear,
+    loss,
+    norm,
+    optimizer,
+    sampling,
+)
 from .record import OpDef
 
 FAMILIES = {
@@ -17,6 +28,7 @@ FAMILIES = {
     "loss": loss.OPS,
     "optimizer": optimizer.OPS,
     "sampling": sampling.OPS,
+    "fused": fused.OPS,
 }
 
 OPS: dict[str, OpDef] = {op.name: op for family in FAMILIES.values() for op in family}

@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ...graph.errors import BitgraphError
+from ...graph.sizes import parse_size
 from ...passes.accumulate import Accumulate
+from ...passes.checkpoint.checkpoint import UNLIMITED, Checkpoint
 from ...passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
+from ...passes.fuse.fuse import Fuse
 from ...passes.grad import Grad
 from ...passes.lora import Lora
 from ...passes.manager import Pass
@@ -43,6 +46,7 @@ class TrainingOptions:
         max_grad_norm: gradients are clipped to this global norm, 0 for no clipping.
         weight_decay: of the optimizer.
         no_decay: ends of the names of params that are not decayed, as in lora_B.weight.
+        memory_budget: of a step on the device, as in 6GiB; empty for what the device has.
 
     Raises:
         BitgraphError: an option is out of its range.
@@ -69,6 +73,7 @@ class TrainingOptions:
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ()
+    memory_budget: str = ""
 
     def __post_init__(self) -> None:
         for name in ("rank", "epochs", "batch_size", "accumulate"):
@@ -77,6 +82,8 @@ class TrainingOptions:
             value = getattr(self, name)
             self._expect(name, math.isfinite(value) and value >= 0, "must not be negative or nan")
         self._expect("alpha", math.isfinite(self.alpha) and self.alpha > 0, "must be positive")
+        if self.memory_budget:
+            parse_size(self.memory_budget)
         self._expect("max_seq_len", self.max_seq_len >= 2, "must be at least 2")
         for name in ("dropout", "momentum"):
             self._expect(name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
@@ -135,8 +142,8 @@ class TrainingOptions:
             alpha_pattern=dict(_pairs(self.alpha_pattern)),
         )
 
-    def training_passes(self, last: bool = True) -> tuple[Pass, ...]:
-        """From the graph of the loss to that of a whole step.
+    def joint_passes(self, last: bool = True) -> tuple[Pass, ...]:
+        """From the graph of the loss to that of a whole step, which saves all that it can.
 
         Args:
             last: whether the batch is the last of its step; others only add their gradients.
@@ -148,10 +155,16 @@ class TrainingOptions:
             passes.append(self.optimizer_pass())
         return (*passes, MergeCommonSubexpressions(), EliminateDeadCode())
 
+    def training_passes(
+        self, checkpoint: Checkpoint = UNLIMITED, last: bool = True
+    ) -> tuple[Pass, ...]:
+        """From the graph of the loss to that of a whole step as it runs."""
+        return (*self.joint_passes(last), checkpoint, Fuse())
+
     def evaluation_passes(self) -> tuple[Pass, ...]:
         """From the graph of the loss to that of the adapted model's loss."""
         adapters = replace(self.lora(), dropout=0.0)
-        return (adapters, MergeCommonSubexpressions(), EliminateDeadCode())
+        return (adapters, MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
 
     def learning_rate(self, step: int, total: int) -> float:
         """The rate of a step, counted from 1."""
