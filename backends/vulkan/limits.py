@@ -17,6 +17,7 @@ class Limits:
         shared_memory: bytes of shared memory of a workgroup.
         subgroup: invocations of a subgroup.
         bindings: storage buffers of one kernel.
+        invocations: of a workgroup.
         features: names of optional abilities, such as "cooperative_matrix".
     """
 
@@ -27,6 +28,7 @@ class Limits:
     shared_memory: int = 16384
     subgroup: int = 32
     bindings: int = 16
+    invocations: int = 256
     features: frozenset[str] = frozenset()
 
 
