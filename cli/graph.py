@@ -14,14 +14,18 @@ from ..models.bitnet.config import PROJECTIONS
 from ..models.files import atomic_write
 from ..models.training.options import TrainingOptions
 from ..models.training.stages import STAGES, stage_graph
-from .geometry import geometry, model_or_preset_option, preset_option
-from .options import PATH, activation_option, device_option, from_defaults
+from .options import (
+    PATH,
+    activation_option,
+    device_option,
+    from_defaults,
+    geometry,
+    geometry_options,
+)
 
 
 @click.command()
-@model_or_preset_option
-@preset_option
-@click.option("--layers", type=click.IntRange(min=1), help="With --preset: transformer blocks.")
+@geometry_options
 @click.option(
     "--tokens", type=click.IntRange(min=1), default=2048, show_default=True, help="Of a batch."
 )
@@ -70,7 +74,7 @@ def graph(
     form = form or _format_of(out)
     names = tuple(part.strip() for part in targets.split(",") if part.strip())
     options = TrainingOptions(rank=rank, targets=names)
-    config, embedding = geometry(model, preset, activation, layers)
+    config, embedding = geometry(model, preset, layers, activation)
     result = stage_graph(config, options, tokens, stage, embedding)
     execution = _plan(result, limits, device) if stage == "schedule" else None
     data = export(make_view(result, stage, execution), form, opened)

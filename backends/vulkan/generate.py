@@ -272,8 +272,8 @@ def _row_expression(chain: Chain, number: int) -> str:
 
 def _accumulator(chain: Chain, number: int) -> str:
     kinds = {
-        "rms_norm": f"float s{number} = 0;",
-        "rms_norm_grad": f"vec2 s{number} = vec2(0);",
+        "rms_norm": f"precise float s{number} = 0;",
+        "rms_norm_grad": f"precise vec2 s{number} = vec2(0);",
         "quantize": f"uint s{number} = floatBitsToUint(1e-5);",
     }
     return kinds[chain.numbered[number].op]
@@ -297,7 +297,7 @@ def _reduce(chain: Chain, number: int) -> Iterator[str]:
         yield f"const float r{number} = scale_for(uintBitsToFloat(workgroup_max(s{number})));"
         return
     kind, square = ("vec2", ".x") if op == "rms_norm_grad" else ("float", "")
-    yield f"const {kind} m{number} = workgroup_sum(s{number}) / COLUMNS;"
-    yield f"const float r{number} = inversesqrt(m{number}{square} + EPS_{number});"
+    yield f"precise const {kind} m{number} = workgroup_sum(s{number}) / COLUMNS;"
+    yield f"precise const float r{number} = inversesqrt(m{number}{square} + EPS_{number});"
     if op == "rms_norm_grad":
-        yield f"const float along{number} = r{number} * r{number} * m{number}.y;"
+        yield f"precise const float along{number} = r{number} * r{number} * m{number}.y;"
