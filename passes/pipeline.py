@@ -11,6 +11,7 @@ from ..graph.types import GraphError
 from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.costs import CostTable, read_table
 from .cleanup import EliminateDeadCode, MergeCommonSubexpressions
+from .fuse.fuse import Fuse
 from .grad import Grad
 from .lora import Lora
 from .manager import Pass
@@ -28,6 +29,7 @@ PASSES: dict[str, type[Any]] = {
         MergeCommonSubexpressions,
         EliminateDeadCode,
         Checkpoint,
+        Fuse,
     )
 }
 

@@ -3,6 +3,7 @@
 from ...graph.analysis import Footprint
 from ...graph.errors import BitgraphError
 from ...graph.ir import Node
+from ...graph.ops.fused import FUSED
 from .kernels import kernel
 from .limits import Limits
 from .lowering import RULES
@@ -25,9 +26,9 @@ def footprint_for(limits: Limits) -> Footprint:
 
 def workspace_bytes(node: Node, limits: Limits) -> int:
     """Bytes of scratch that a node's calls need at once; 0 for an op without a kernel."""
-    lowering = Lowering(limits, {})
-    if node.op in RULES:
-        RULES[node.op](lowering, node)
+    lowering = Lowering(limits, {}, frozenset(), RULES)
+    if node.op in RULES or node.op == FUSED:
+        lowering.lower(node)
     known = {value.name for value in (*node.inputs, *node.outputs)}
     spans: dict[str, Interval] = {}
     for position, call in enumerate(lowering.calls):

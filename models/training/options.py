@@ -7,6 +7,7 @@ from ...graph.errors import BitgraphError
 from ...graph.sizes import parse_size
 from ...passes.checkpoint.checkpoint import UNLIMITED, Checkpoint
 from ...passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
+from ...passes.fuse.fuse import Fuse
 from ...passes.grad import Grad
 from ...passes.lora import Lora
 from ...passes.manager import Pass
@@ -81,15 +82,16 @@ class TrainingOptions:
     def joint_passes(self) -> tuple[Pass, ...]:
         """From the graph of the loss to that of a whole step, which saves all that it can."""
         optimizer = AdamW(weight_decay=self.weight_decay, max_norm=self.max_grad_norm)
-        return (self.lora(), Grad(), optimizer, MergeCommonSubexpressions(), EliminateDeadCode())
+        cleanup = (MergeCommonSubexpressions(), EliminateDeadCode())
+        return (self.lora(), Grad(), optimizer, *cleanup)
 
     def training_passes(self, checkpoint: Checkpoint = UNLIMITED) -> tuple[Pass, ...]:
         """From the graph of the loss to that of a whole step as it runs."""
-        return (*self.joint_passes(), checkpoint)
+        return (*self.joint_passes(), checkpoint, Fuse())
 
     def evaluation_passes(self) -> tuple[Pass, ...]:
         """From the graph of the loss to that of the adapted model's loss."""
-        return (self.lora(), MergeCommonSubexpressions(), EliminateDeadCode())
+        return (self.lora(), MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
 
     def learning_rate(self, step: int, total: int) -> float:
         """The rate of a step, counted from 1: linear warm-up, then half a cosine down to zero."""

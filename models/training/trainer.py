@@ -137,7 +137,7 @@ class Trainer:
             BitgraphError: one of the two is not finite; the adapters are then as before the step,
                 and stay so.
         """
-        program, inputs = self._program("train", batch.tokens.size), _step_inputs(batch, step, lr)
+        program, inputs = self._program("train", batch.tokens.size), step_inputs(batch, step, lr)
         program.stage([inputs])
         self.steps_done = step
         return self._outcome(_Step(program, program.start(), step, inputs, batch))
@@ -160,7 +160,7 @@ class Trainer:
         graph = loss_graph(self._config, batch.tokens.size, self._embedding)
         graph = replace(graph, outputs=(graph.output("loss"),))
         joint = PassManager(self.options.joint_passes()).run(graph)
-        seconds = self._backend.profile(joint, _step_inputs(batch, 1, self.options.lr))
+        seconds = self._backend.profile(joint, step_inputs(batch, 1, self.options.lr))
         made = ((node, node.outputs[0].name) for node in joint.nodes)
         return [(node, seconds[name]) for node, name in made if name in seconds]
 
@@ -199,7 +199,7 @@ class Trainer:
         """Hand over the inputs of many steps, then start them one by one."""
         staged: dict[int, list[dict[str, Array]]] = {}
         inputs = {
-            step: _step_inputs(batch, step, self.options.learning_rate(step, total))
+            step: step_inputs(batch, step, self.options.learning_rate(step, total))
             for step, batch in window
         }
         for step, batch in window:
@@ -291,18 +291,24 @@ class Trainer:
             found = self._compile_with(checkpoint, graph)
         on_stage, self._on_stage = self._on_stage, None
         if on_stage is not None:
-            for stage in found.stages:
-                on_stage(*stage)
-            on_stage(len(found.stages), "schedule", found.program.schedule)
+            found = self._compile_with(found.checkpoint, graph, on_stage)
+            passes = self.options.training_passes()
+            on_stage(len(passes) + 1, "schedule", found.program.schedule)
         return found.program, found.report
 
-    def _compile_with(self, checkpoint: Checkpoint, graph: Graph) -> "_Compiled":
-        stages: list[tuple[int, str, Graph]] = []
-        passes = self.options.training_passes(checkpoint)
-        manager = PassManager(passes, lambda *stage: stages.append(stage))
-        final = manager.run(graph)
-        found = report(final, self.costs, self._backend.footprint)
-        return _Compiled(self._backend.compile(final), found, stages)
+    def _compile_with(
+        self, checkpoint: Checkpoint, graph: Graph, on_stage: OnStage | None = None
+    ) -> "_Compiled":
+        stages: dict[str, Graph] = {}
+
+        def keep(number: int, name: str, stage: Graph) -> None:
+            stages[name] = stage
+            if on_stage is not None:
+                on_stage(number, name, stage)
+
+        final = PassManager(self.options.training_passes(checkpoint), keep).run(graph)
+        found = report(stages[checkpoint.name], self.costs, self._backend.footprint)
+        return _Compiled(self._backend.compile(final), found, checkpoint)
 
     def _memory_budget(self) -> str:
         """What the options say, or what the device has."""
@@ -312,11 +318,11 @@ class Trainer:
 
 @dataclass(frozen=True)
 class _Compiled:
-    """A program, what it saves, and the stages that led to it."""
+    """A program, what it saves, and the pass that decided so."""
 
     program: Program
     report: Report
-    stages: list[tuple[int, str, Graph]]
+    checkpoint: Checkpoint
 
     @property
     def taken(self) -> int:
@@ -346,6 +352,7 @@ class _Clock:
         return self._last - last
 
 
-def _step_inputs(batch: TokenBatch, step: int, lr: float) -> dict[str, Array]:
+def step_inputs(batch: TokenBatch, step: int, lr: float) -> dict[str, Array]:
+    """What a training program is given at one step."""
     schedule = {"lr": np.array(lr, np.float32), "step": np.array(step, np.int32)}
     return {**batch.inputs(), **schedule}

@@ -18,9 +18,10 @@ from bitgraph.models.bitnet.presets import preset_config
 from bitgraph.models.data.alpaca import Example
 from bitgraph.models.training.options import TrainingOptions
 from bitgraph.models.training.trainer import Trainer
-from bitgraph.passes.checkpoint.checkpoint import UNLIMITED, Checkpoint, predicted_bytes
+from bitgraph.passes.checkpoint.checkpoint import Checkpoint, predicted_bytes
 from bitgraph.passes.checkpoint.layers import is_recomputed
 from bitgraph.passes.checkpoint.report import report
+from bitgraph.passes.fuse.fuse import Fuse
 from bitgraph.passes.manager import PassManager
 from tiny_model import CONFIG, model_values
 from vulkan_cases import kernel_device
@@ -43,7 +44,7 @@ MODELS = {
 def training_step(config: BitNetConfig, tokens: int) -> Graph:
     graph = loss_graph(config, tokens)
     graph = replace(graph, outputs=(graph.output("loss"),))
-    return PassManager(TrainingOptions().training_passes()).run(graph)
+    return PassManager(TrainingOptions().joint_passes()).run(graph)
 
 
 @pytest.mark.parametrize("limits", [GPU, CPU], ids=["gpu", "cpu"])
@@ -60,6 +61,9 @@ def test_what_is_predicted_is_what_is_planned(model: str, limits: Limits, share:
     plan = make_plan(step, limits)
     assert predicted == pytest.approx(plan.lower_bound, rel=0.005)
     assert predicted == pytest.approx(plan.arena_bytes, rel=0.03)
+    fused = make_plan(Fuse()(step), limits)
+    print(f"fused: {predicted / fused.arena_bytes:.4f}")
+    assert predicted == pytest.approx(fused.arena_bytes, rel=0.03)
 
 
 def test_all_passes_of_a_large_model_take_seconds() -> None:
@@ -67,13 +71,15 @@ def test_all_passes_of_a_large_model_take_seconds() -> None:
     config, needs = preset_config("2b-4t"), footprint_for(GPU)
     graph = loss_graph(config, 2048)
     graph = replace(graph, outputs=(graph.output("loss"),))
-    whole = PassManager(TrainingOptions().training_passes()).run(graph)
+    whole = PassManager(TrainingOptions().joint_passes()).run(graph)
     inputs = input_bytes(whole)
     activations = predicted_bytes(whole, needs) - inputs
     begin = time.process_time()  # other work on the machine does not count
     budget = f"{inputs + activations // 8}B"
     passes = TrainingOptions().training_passes(Checkpoint(budget, footprint=needs))
-    step = PassManager(passes).run(graph)
+    stages: dict[str, Graph] = {}
+    PassManager(passes, lambda number, name, stage: stages.update({name: stage})).run(graph)
+    step = stages["checkpoint"]
     seconds = time.process_time() - begin
     print(f"{seconds:.1f} s, {report(step, footprint=needs).extra:.1%} more to compute")
     assert predicted_bytes(step, needs) - inputs <= activations // 8
@@ -120,7 +126,7 @@ def test_a_profile_times_every_node_that_is_dispatched() -> None:
 
     measured = trainer.profile(make_batch(examples()[:2], 64))
     ops = {node.op for node, _ in measured}
-    graph = PassManager(trainer.options.training_passes(UNLIMITED)).run(loss_graph(CONFIG, 128))
+    graph = PassManager(trainer.options.joint_passes()).run(loss_graph(CONFIG, 128))
     assert ops == {node.op for node in graph.nodes} - {"reshape"}
     assert all(0 < seconds < 10 for _, seconds in measured)
     assert graph.inputs_of(Role.PARAM)
