@@ -131,13 +131,14 @@ def train(
     costs = measured_costs(computing)
     with dumping(dump_passes) as stages:
         on_stage = stages.add if dump_passes else None
-        weights = checkpoint.weights
-        trainer = Trainer(checkpoint.config, weights, computing, options, on_stage, costs)
+        trainer = Trainer(
+            checkpoint.config, checkpoint.weights, computing, options, on_stage, costs
+        )
         for folder in filter(None, (dump_passes, out)):
             make_folder(folder)
         needed = trainer.device_bytes(sets[data].examples)
     _describe(console, checkpoint, sets, trainer)
-    if options.memory_budget or needed:
+    if options.memory_budget or computing.memory is not None:
         console.print(str(trainer.report(sets[data].examples)))
     if needed:
         arenas = trainer.arenas(sets[data].examples)

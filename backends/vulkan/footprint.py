@@ -26,9 +26,10 @@ def footprint_for(limits: Limits) -> Footprint:
 
 def workspace_bytes(node: Node, limits: Limits) -> int:
     """Bytes of scratch that a node's calls need at once; 0 for an op without a kernel."""
+    if node.op not in RULES and node.op != FUSED:
+        return 0
     lowering = Lowering(limits, {}, frozenset(), RULES)
-    if node.op in RULES or node.op == FUSED:
-        lowering.lower(node)
+    lowering.lower(node)
     known = {value.name for value in (*node.inputs, *node.outputs)}
     spans: dict[str, Interval] = {}
     for position, call in enumerate(lowering.calls):

@@ -35,8 +35,8 @@ BUCKET = 128
 _STEPS_DOWN = 256
 """A plan that exceeds the budget is made smaller by one part in so many of it at least."""
 
-OnStage = Callable[[int, str, object], None]
-"""Called with the number, the name and a printable form of each stage of compilation."""
+OnStage = Callable[[int, str, object, float], None]
+"""Called with number, name, a printable form and seconds of each stage of compilation."""
 
 
 @dataclass(frozen=True)
@@ -291,24 +291,22 @@ class Trainer:
             found = self._compile_with(checkpoint, graph)
         on_stage, self._on_stage = self._on_stage, None
         if on_stage is not None:
-            found = self._compile_with(found.checkpoint, graph, on_stage)
-            passes = self.options.training_passes()
-            on_stage(len(passes) + 1, "schedule", found.program.schedule)
+            for stage in found.stages:
+                on_stage(*stage)
         return found.program, found.report
 
-    def _compile_with(
-        self, checkpoint: Checkpoint, graph: Graph, on_stage: OnStage | None = None
-    ) -> "_Compiled":
-        stages: dict[str, Graph] = {}
-
-        def keep(number: int, name: str, stage: Graph) -> None:
-            stages[name] = stage
-            if on_stage is not None:
-                on_stage(number, name, stage)
-
-        final = PassManager(self.options.training_passes(checkpoint), keep).run(graph)
-        found = report(stages[checkpoint.name], self.costs, self._backend.footprint)
-        return _Compiled(self._backend.compile(final), found, checkpoint)
+    def _compile_with(self, checkpoint: Checkpoint, graph: Graph) -> "_Compiled":
+        stages: list[tuple[int, str, object, float]] = []
+        clock = _Clock()
+        passes = self.options.training_passes(checkpoint)
+        manager = PassManager(passes, lambda *stage: stages.append((*stage, clock.lap())))
+        final = manager.run(graph)
+        program = self._backend.compile(final)
+        stages.append((len(stages), "schedule", program.schedule, clock.lap()))
+        saving = next(s for _, name, s, _ in stages if name == checkpoint.name)
+        assert isinstance(saving, Graph)
+        found = report(saving, self.costs, self._backend.footprint)
+        return _Compiled(program, found, stages)
 
     def _memory_budget(self) -> str:
         """What the options say, or what the device has."""
@@ -318,11 +316,11 @@ class Trainer:
 
 @dataclass(frozen=True)
 class _Compiled:
-    """A program, what it saves, and the pass that decided so."""
+    """A program, what it saves, and the stages that led to it."""
 
     program: Program
     report: Report
-    checkpoint: Checkpoint
+    stages: list[tuple[int, str, object, float]]
 
     @property
     def taken(self) -> int:
