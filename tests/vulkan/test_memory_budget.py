@@ -11,7 +11,9 @@ from bitgraph.backends.vulkan.footprint import footprint_for
 from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.analysis import input_bytes
+from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Graph, Role
+from bitgraph.graph.sizes import parse_size
 from bitgraph.models.bitnet.config import BitNetConfig
 from bitgraph.models.bitnet.forward import loss_graph
 from bitgraph.models.bitnet.presets import preset_config
@@ -111,6 +113,16 @@ def test_a_step_on_a_device_keeps_to_its_budget_and_its_bits() -> None:
     first, second = plain.adapter("m").tensors, tight.adapter("m").tensors
     assert all(np.array_equal(first[name], second[name]) for name in first)
     assert any(np.any(tensor) for name, tensor in second.items() if "lora_B" in name)
+
+
+def test_the_smallest_budget_that_is_named_works_on_a_device() -> None:
+    backend = VulkanBackend(kernel_device())
+    with pytest.raises(BitgraphError, match="a memory budget of 1KiB is too small") as caught:
+        train(backend, "1KiB")
+    smallest = str(caught.value).rsplit(" ", 1)[-1]
+    tight, losses = train(backend, smallest)
+    assert tight.device_bytes(examples()) <= parse_size(smallest)
+    assert losses == train(backend, "")[1]
 
 
 def test_a_backend_says_what_memory_it_has() -> None:
