@@ -129,6 +129,8 @@ FORWARD = [
     forward(70, 516, (130,), 5, dtype="f32", residual=True),
     forward(3, 1000, (12, 9), 16, dtype="f32"),
     forward(1, 128, (64,), 4, head=16),
+    forward(5, 256, (12, 60), 3, head=6),
+    forward(2, 1280, (128,), 0, head=128),
     forward(37, 256, (96, 24), 16, head=12),
 ]
 BACKWARD = [
@@ -273,6 +275,7 @@ VARIANTS = [
         for options in ("", "+low", "+added", "+low+added")
     ),
     *(f"{name}{members}" for name in MEANINGS for members in ("", "+3")),
+    *(f"ternary_matvec{dot}{low}+rotated" for dot in ("", "_dot") for low in ("", "+low")),
     "ternary_matmul_cm+rotated",
     "ternary_matmul_cm+low+rotated",
     "thin_matmul+power+2",
