@@ -8,7 +8,7 @@ from .groups import Group, broad_values, group_nodes, members_of, open_scopes
 from .layout import Box, lay_out
 from .lines import lines_of
 from .style import size_text
-from .view import Category, View, saved_bytes, short_name, title_of
+from .view import Category, View, saved_bytes, shares_of, short_name, title_of
 
 _MARGIN = 32
 _TOP = 96
@@ -60,13 +60,13 @@ def _draw_frame(drawing: Drawing, box: Box) -> None:
 def _draw_card(drawing: Drawing, view: View, box: Box) -> None:
     if isinstance(box.item, Group):
         members = list(members_of(box.item))
-        counts = Counter(view.categories[k] for k in members)
+        counts = Counter(c for k in members for c in shares_of(view, k))
         title = _title(box.item)
         lines = [f"{len(members):,} nodes", f"{size_text(_results_bytes(view, members))} made"]
         tip = f"{title}: " + ", ".join(f"{n} {c}" for c, n in counts.items())
     else:
         node = view.graph.nodes[box.item]
-        counts = Counter([view.categories[box.item]])
+        counts = Counter(shares_of(view, box.item))
         title, (result, *_) = title_of(node), node.outputs
         lines = [short_name(node), f"{result.type}, {size_text(result.type.nbytes)}"]
         tip = f"{', '.join(map(str, node.outputs))}\n{node.scope}"

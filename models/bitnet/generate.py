@@ -99,7 +99,7 @@ class Generator:
             context or config.max_position_embeddings, config.max_position_embeddings
         )
         self._embedding = embedding_dtype(weights)
-        self._passes = _passes(config, adapter)
+        self._passes = generation_passes(config, adapter)
         self._prompts: dict[int, Program] = {}
         self._decode: Program | None = None
         backend.load(graph_weights(config, weights))
@@ -177,7 +177,12 @@ def _stops(stop_ids: frozenset[int]) -> Array:
     return np.array(ids + [-1] * (STOPS - len(ids)), np.int32)
 
 
-def _passes(config: BitNetConfig, adapter: LoraAdapter | None) -> tuple[Pass, ...]:
+def generation_passes(config: BitNetConfig, adapter: LoraAdapter | None) -> tuple[Pass, ...]:
+    """From a graph of a model without adapters to the one that is run.
+
+    Raises:
+        BitgraphError: the adapter does not fit the model.
+    """
     last = (MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
     if adapter is None:
         return last

@@ -40,6 +40,7 @@ def test_the_graphs_of_a_page(bitgraph, tmp_path, name):
 def test_the_commands_of_the_readme(bitgraph, model, data, tmp_path, monkeypatch):
     """In their order, as a newcomer would run them; without what takes a GPU or a gigabyte."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BITGRAPH_CACHE", str(tmp_path / "cache"))
     shutil.copy(model, "model.gguf")
     for name in ("train.json", "eval.json"):
         shutil.copy(data, name)
@@ -49,7 +50,7 @@ def test_the_commands_of_the_readme(bitgraph, model, data, tmp_path, monkeypatch
             result = bitgraph(*words)
             assert result.code == 0, (words, result.err)
             names.add(words[0])
-    assert names >= {"train", "generate", "inspect", "init", "compile", "opt"}
+    assert names >= {"train", "generate", "inspect", "init", "compile", "opt", "tune"}
 
 
 def test_the_table_of_patterns_is_the_one_that_is_used():
