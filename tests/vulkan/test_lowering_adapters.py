@@ -299,3 +299,18 @@ def test_kernels_are_what_their_heads_say(target: str) -> None:
         for binding, parameter in zip(interface.bindings, record.parameters, strict=True):
             assert binding.readable == (parameter.access is not Access.WRITE), name
             assert binding.writable == (parameter.access is not Access.READ), name
+
+
+@pytest.mark.parametrize("limits", [PLAIN, UNITS], ids=["plain", "units"])
+def test_what_is_multiplied_and_added_keeps_its_place(limits: Limits) -> None:
+    """A sum must not be written over an operand that other workgroups still multiply."""
+    b = GraphBuilder("twice")
+    dy = b.op("silu", b.add_input("dy", tensor("f32", 140, 128), Role.INPUT))
+    w = b.add_input("w", tensor("t2", 128, 128), Role.WEIGHT)
+    total = b.op("silu", b.op("add", b.op("ternary_matmul_t", dy, w), dy))
+    graph = b.finish((total,))
+    values = drawn(graph)
+    fused = Fuse()(graph)
+    assert "product_gradients" in {n.attributes.get("pattern") for n in fused.nodes}
+    for seed in range(3):
+        assert_right(graph, simulate(fused, values, limits, seed), values)
