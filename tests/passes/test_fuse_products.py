@@ -64,9 +64,12 @@ def test_an_unscaled_product_that_is_read_elsewhere_stays_alone() -> None:
     assert found["low"] == "scale"
 
 
-@pytest.mark.parametrize(("rank", "pattern"), [(64, "low_products"), (65, "scale")])
-def test_ranks_up_to_64_are_narrow(rank: int, pattern: str) -> None:
-    assert groups(projection(rank=rank))["low"] == pattern
+def test_ranks_up_to_64_are_narrow() -> None:
+    assert groups(projection(rank=64)) == {"low": "low_products", "z": "product"}
+    wide = groups(projection(rank=65))
+    assert wide["low"] == "scale"
+    assert wide["up"] == "matmul"  # and is what the product adds
+    assert wide["y"] == "product"
 
 
 def gradient(others: int, shared_low: bool = False) -> Graph:
