@@ -35,8 +35,8 @@ BUCKET = 128
 _STEPS_DOWN = 256
 """A plan that exceeds the budget is made smaller by one part in so many of it at least."""
 
-OnStage = Callable[[int, str, object], None]
-"""Called with the number, the name and a printable form of each stage of compilation."""
+OnStage = Callable[[int, str, object, float], None]
+"""Called with number, name, a printable form and seconds of each stage of compilation."""
 
 
 @dataclass(frozen=True)
@@ -293,16 +293,18 @@ class Trainer:
         if on_stage is not None:
             for stage in found.stages:
                 on_stage(*stage)
-            on_stage(len(found.stages), "schedule", found.program.schedule)
         return found.program, found.report
 
     def _compile_with(self, checkpoint: Checkpoint, graph: Graph) -> "_Compiled":
-        stages: list[tuple[int, str, Graph]] = []
+        stages: list[tuple[int, str, object, float]] = []
+        clock = _Clock()
         passes = self.options.training_passes(checkpoint)
-        manager = PassManager(passes, lambda *stage: stages.append(stage))
+        manager = PassManager(passes, lambda *stage: stages.append((*stage, clock.lap())))
         final = manager.run(graph)
+        program = self._backend.compile(final)
+        stages.append((len(stages), "schedule", program.schedule, clock.lap()))
         found = report(final, self.costs, self._backend.footprint)
-        return _Compiled(self._backend.compile(final), found, stages)
+        return _Compiled(program, found, stages)
 
     def _memory_budget(self) -> str:
         """What the options say, or what the device has."""
@@ -316,7 +318,7 @@ class _Compiled:
 
     program: Program
     report: Report
-    stages: list[tuple[int, str, Graph]]
+    stages: list[tuple[int, str, object, float]]
 
     @property
     def taken(self) -> int:

@@ -28,9 +28,10 @@ DOT = frozenset({"integer_dot_product"})
 UNITS = Limits(
     shared_memory=49152,
     bindings=64,
+    invocations=1024,
     features=frozenset({"cooperative_matrix_s8", "cooperative_matrix_f16", "subgroup_shuffle"}),
 )
-FEW = Limits(bindings=7, max_groups=29)
+FEW = Limits(bindings=7, max_groups=29, shared_memory=32768)
 """Members in several dispatches, workgroups in y."""
 
 
