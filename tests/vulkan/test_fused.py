@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pytest
+from bitgraph.backends.equivalence import TOLERANCES
 from bitgraph.backends.numpy.backend import NumpyBackend
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.chains import Chain, Step, parse_chain
