@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -12,12 +13,10 @@ import numpy as np
 from ...graph.errors import BitgraphError
 from ...graph.ir import Graph, Node
 from ...graph.program import ArenaUse, Backend, Pending, Program
-from ...graph.sizes import parse_size
 from ...graph.tensors import Array, HostValue
 from ...passes.accumulate import initial_sums
-from ...passes.checkpoint.checkpoint import UNLIMITED, Checkpoint
 from ...passes.checkpoint.costs import NOMINAL, CostTable
-from ...passes.checkpoint.report import Report, report
+from ...passes.checkpoint.report import Report
 from ...passes.manager import PassManager
 from ...passes.optimizer import initial_state
 from ..adapters.lora import LoraAdapter, initial_tensors
@@ -25,6 +24,7 @@ from ..bitnet.config import BitNetConfig, projection_shapes
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
 from ..data.alpaca import Example
 from ..data.batching import TokenBatch, epoch_batches, make_batch, share_weights
+from .budget import CompiledStep, StepCompiler
 from .options import TrainingOptions, total_steps
 
 WINDOW = 32
@@ -33,11 +33,8 @@ WINDOW = 32
 BUCKET = 128
 """Token counts are rounded up to a multiple of this, so that few programs serve all batches."""
 
-_STEPS_DOWN = 256
-"""A plan that exceeds the budget is made smaller by one part in so many of it at least."""
-
-OnStage = Callable[[int, str, object], None]
-"""Called with the number, the name and a printable form of each stage of compilation."""
+OnStage = Callable[[int, str, object, float], None]
+"""Called with number, name, a printable form and seconds of each stage of compilation."""
 
 
 @dataclass(frozen=True)
@@ -308,60 +305,25 @@ class Trainer:
                 self._programs[key] = self._compile_evaluation(graph)
             else:
                 compiled = self._compile_training(graph, last=purpose == "train")
-                self._programs[key], self._reports[tokens] = compiled
+                self._programs[key], self._reports[tokens] = compiled.program, compiled.report
         return self._programs[key]
 
     def _compile_evaluation(self, graph: Graph) -> Program:
         return self._backend.compile(PassManager(self.options.evaluation_passes()).run(graph))
 
-    def _compile_training(self, graph: Graph, last: bool) -> tuple[Program, Report]:
-        """The program of a step within the memory budget, and what it saves.
-
-        A plan takes somewhat more than the pass foresees, for gaps and for the inputs of many
-        steps. So the pass runs where a plan exceeds the budget, and is told how much more it was.
-        """
+    def _compile_training(self, graph: Graph, last: bool) -> CompiledStep:
+        """The program of a batch within the memory budget."""
         graph = replace(graph, outputs=(graph.output("loss"),))
-        budget = self._memory_budget()
-        found = self._compile_with(UNLIMITED, graph, last)
-        reserve = 0
-        while budget and found.taken > parse_size(budget):
-            least = reserve + parse_size(budget) // _STEPS_DOWN if reserve else 0
-            reserve = max(found.taken - found.report.peak, least)
-            checkpoint = Checkpoint(budget, self.costs, self._backend.footprint, reserve)
-            found = self._compile_with(checkpoint, graph, last)
+        passes = partial(self.options.training_passes, last=last)
+        memory = self._backend.memory
+        given = f"{memory >> 20}MiB" if memory is not None else ""
+        budget = self.options.memory_budget or given
+        found = StepCompiler(self._backend, passes, self.costs).within(budget, graph)
         on_stage, self._on_stage = self._on_stage, None
         if on_stage is not None:
             for stage in found.stages:
                 on_stage(*stage)
-            on_stage(len(found.stages), "schedule", found.program.schedule)
-        return found.program, found.report
-
-    def _compile_with(self, checkpoint: Checkpoint, graph: Graph, last: bool) -> "_Compiled":
-        stages: list[tuple[int, str, Graph]] = []
-        passes = self.options.training_passes(checkpoint, last)
-        manager = PassManager(passes, lambda *stage: stages.append(stage))
-        final = manager.run(graph)
-        found = report(final, self.costs, self._backend.footprint)
-        return _Compiled(self._backend.compile(final), found, stages)
-
-    def _memory_budget(self) -> str:
-        """What the options say, or what the device has."""
-        memory = self._backend.memory
-        return self.options.memory_budget or (f"{memory >> 20}MiB" if memory is not None else "")
-
-
-@dataclass(frozen=True)
-class _Compiled:
-    """A program, what it saves, and the stages that led to it."""
-
-    program: Program
-    report: Report
-    stages: list[tuple[int, str, Graph]]
-
-    @property
-    def taken(self) -> int:
-        """Bytes of a step: as planned, or as foreseen where nothing is planned."""
-        return self.program.device_bytes or self.report.peak
+        return found
 
 
 @dataclass(frozen=True)
