@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 
 from ...graph.errors import BitgraphError
+from ...graph.storage import Storage, cache_folder
 from .spirv import MAGIC
-from .storage import Storage, cache_folder
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+["<]([^">]+)[">]', re.MULTILINE)
 _ERROR = re.compile(r"^ERROR: (.+?):(\d+): (.*?)\s*$", re.MULTILINE)

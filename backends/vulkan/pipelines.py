@@ -9,12 +9,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
 
+from ...graph.storage import Storage
 from .api import NULL, check, create, ffi, lib, name_object, struct
 from .compiler import compile_shaders
 from .errors import DeviceError
 from .info import DeviceInfo
 from .spirv import Constant, ShaderInterface, reflect
-from .storage import Storage
 
 Value: TypeAlias = bool | int | float
 Specialization: TypeAlias = tuple[tuple[str, Value], ...]

@@ -1,6 +1,7 @@
 """What a training run is asked to do."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...graph.errors import BitgraphError
@@ -10,6 +11,8 @@ from ...passes.lora import Lora
 from ...passes.manager import Pass
 from ...passes.optimizer import AdamW
 from ..bitnet.config import PROJECTIONS
+from ..data.examples import Example, lengths_of
+from ..data.ordering import Batching, Layout, plan_epoch
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class TrainingOptions:
         max_steps: stop after so many steps, 0 for no limit.
         batch_size: examples a step.
         max_seq_len: tokens an example is cut to.
+        layout: how examples are laid out in a step; see `Batching`.
+        tokens_per_step: slots of a packed step, 0 for batch_size * max_seq_len.
         warmup: steps over which the learning rate rises from zero; it then falls along a cosine.
         seed: of the adapter's first values and of the order of examples.
         max_grad_norm: gradients are clipped to this global norm, 0 for no clipping.
@@ -42,6 +47,8 @@ class TrainingOptions:
     max_steps: int = 0
     batch_size: int = 8
     max_seq_len: int = 512
+    layout: Layout = "flat"
+    tokens_per_step: int = 0
     warmup: int = 10
     seed: int = 0
     max_grad_norm: float = 1.0
@@ -50,7 +57,15 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         for name in ("rank", "epochs", "batch_size"):
             self._expect(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("max_steps", "warmup", "seed", "max_grad_norm", "weight_decay", "lr"):
+        for name in (
+            "max_steps",
+            "tokens_per_step",
+            "warmup",
+            "seed",
+            "max_grad_norm",
+            "weight_decay",
+            "lr",
+        ):
             value = getattr(self, name)
             self._expect(name, math.isfinite(value) and value >= 0, "must not be negative or nan")
         self._expect("alpha", math.isfinite(self.alpha) and self.alpha > 0, "must be positive")
@@ -72,6 +87,11 @@ class TrainingOptions:
         """The pass that adds the adapters."""
         return Lora(rank=self.rank, alpha=self.alpha, targets=self.targets)
 
+    def batching(self, bucket: int = 1) -> Batching:
+        """How examples are shared out over steps, slots rounded up to a multiple of `bucket`."""
+        tokens = self.tokens_per_step or self.batch_size * self.max_seq_len
+        return Batching(self.layout, self.batch_size, tokens, bucket)
+
     def training_passes(self) -> tuple[Pass, ...]:
         """From the graph of the loss to that of a whole step."""
         optimizer = AdamW(weight_decay=self.weight_decay, max_norm=self.max_grad_norm)
@@ -89,7 +109,9 @@ class TrainingOptions:
         return self.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def total_steps(options: TrainingOptions, examples: int) -> int:
-    """Steps of a run over so many examples."""
-    steps = options.epochs * math.ceil(examples / options.batch_size)
+def total_steps(options: TrainingOptions, examples: Sequence[Example]) -> int:
+    """Steps of a run over these examples."""
+    lengths, batching = lengths_of(examples), options.batching()
+    plans = (plan_epoch(lengths, batching, options.seed, n) for n in range(options.epochs))
+    steps = sum(map(len, plans))
     return min(steps, options.max_steps) if options.max_steps else steps

@@ -18,8 +18,9 @@ from ...passes.optimizer import initial_state
 from ..adapters.lora import LoraAdapter, initial_tensors
 from ..bitnet.config import BitNetConfig, projection_shapes
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
-from ..data.alpaca import Example
-from ..data.batching import TokenBatch, epoch_batches, make_batch
+from ..data.batching import TokenBatch
+from ..data.examples import Example, lengths_of
+from ..data.ordering import plan_epoch
 from .options import TrainingOptions, total_steps
 
 WINDOW = 32
@@ -42,8 +43,9 @@ class StepReport:
         loss: mean over the supervised tokens, before the update.
         grad_norm: global norm before clipping.
         lr: learning rate used.
-        tokens: real tokens of the batch, and of these the supervised ones.
+        tokens: real tokens of the batch.
         supervised: how many of them carry a label.
+        slots: tokens that the program computed, padding included.
         seconds: wall time of the step.
     """
 
@@ -54,6 +56,7 @@ class StepReport:
     lr: float
     tokens: int
     supervised: int
+    slots: int
     seconds: float
 
 
@@ -133,8 +136,9 @@ class Trainer:
     def evaluate(self, examples: Sequence[Example]) -> float:
         """Mean loss over all supervised tokens of a data set."""
         total, count = 0.0, 0
-        for begin in range(0, len(examples), self.options.batch_size):
-            batch = make_batch(examples[begin : begin + self.options.batch_size], self._bucket)
+        batching = self.options.batching(self._bucket)
+        for chosen in plan_epoch(lengths_of(examples), batching, 0, 0, shuffle=False):
+            batch = batching.batch([examples[index] for index in chosen])
             results = self._program("eval", batch.tokens.size).run(batch.inputs())
             total += float(np.sum(results["nll"], dtype=np.float64))
             count += batch.supervised_tokens
@@ -157,7 +161,7 @@ class Trainer:
             BitgraphError: a step's loss or gradient is not finite; neither it nor one that was
                 under way behind it changed anything.
         """
-        total = total_steps(self.options, len(examples))
+        total = total_steps(self.options, examples)
         numbered = islice(enumerate(self._batches(examples), 1), total)
         clock = _Clock()
         under_way: deque[_Step] = deque()
@@ -192,8 +196,8 @@ class Trainer:
         """Wait for a step."""
         loss, norm = self._outcome(begun)
         batch, lr = begun.batch, float(begun.inputs["lr"])
-        tokens, supervised = batch.real_tokens, batch.supervised_tokens
-        return StepReport(begun.step, total, loss, norm, lr, tokens, supervised, clock.lap())
+        sizes = batch.real_tokens, batch.supervised_tokens, batch.tokens.size
+        return StepReport(begun.step, total, loss, norm, lr, *sizes, clock.lap())
 
     def _outcome(self, begun: "_Step") -> tuple[float, float]:
         """Loss and gradient norm of a step, if both are finite."""
@@ -210,16 +214,15 @@ class Trainer:
         )
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[TokenBatch]:
+        lengths, batching = lengths_of(examples), self.options.batching(self._bucket)
         for epoch in range(self.options.epochs):
-            yield from epoch_batches(
-                examples, self.options.batch_size, self.options.seed, epoch, self._bucket
-            )
+            for chosen in plan_epoch(lengths, batching, self.options.seed, epoch):
+                yield batching.batch([examples[index] for index in chosen])
 
     def device_bytes(self, examples: Sequence[Example]) -> int:
         """Device memory that the largest batch will take, 0 if the backend computes on the host."""
-        most = sorted((example.tokens.size for example in examples), reverse=True)
-        tokens = sum(most[: self.options.batch_size])
-        return self._program("train", -(-tokens // self._bucket) * self._bucket).device_bytes
+        slots = self.options.batching(self._bucket).most_slots(lengths_of(examples))
+        return self._program("train", slots).device_bytes
 
     def _program(self, purpose: str, tokens: int) -> Program:
         key = (purpose, tokens)
