@@ -10,13 +10,17 @@ import click
 
 from .. import __version__
 from ..graph.errors import BitgraphError
+from .compile import compile_
 from .data import data
 from .devices import devices
+from .diff_backends import diff_backends
 from .generate import generate
+from .graph import graph
 from .init import init
 from .inspect import inspect
 from .opt import opt
 from .train import train
+from .tune import tune
 from .verify import verify
 
 
@@ -26,7 +30,21 @@ def cli() -> None:
     """LoRA fine-tuning and generation for BitNet b1.58."""
 
 
-for command in (train, generate, data, devices, init, inspect, opt, verify):
+_COMMANDS = (
+    train,
+    generate,
+    compile_,
+    data,
+    devices,
+    diff_backends,
+    graph,
+    init,
+    inspect,
+    opt,
+    tune,
+    verify,
+)
+for command in _COMMANDS:
     cli.add_command(command)
 
 

@@ -23,18 +23,20 @@ from rich.progress import (
 
 from ..backends.vulkan.errors import DeviceLost
 from ..graph.errors import BitgraphError
+from ..graph.sizes import binary_size
 from ..models.adapters.peft import CONFIG, save_adapter
 from ..models.bitnet.checkpoint import Checkpoint, load_checkpoint
 from ..models.bitnet.config import PROJECTIONS
 from ..models.bitnet.tokenizer import Tokenizer
 from ..models.data.examples import Example
 from ..models.data.ordering import Layout, split_off
-from ..models.files import make_folder, write_text
+from ..models.files import make_folder
 from ..models.training.options import TrainingOptions, total_steps
 from ..models.training.throughput import Throughput
 from ..models.training.trainer import StepReport, Trainer
-from ..passes.manager import dump_to
+from .costs import measured_costs
 from .data_options import DataOptions, data_options, describe_data, load_data
+from .dumps import dumping
 from .options import (
     PATH,
     CommandT,
@@ -94,6 +96,13 @@ def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
 @_option("max_grad_norm", float, "Clip gradients to this global norm; 0 for no clipping.")
 @_option("weight_decay", float, "AdamW's weight decay.")
 @click.option(
+    "--memory-budget",
+    default="",
+    metavar="SIZE",
+    help="Device memory of a step, as in 6GiB; what does not fit is computed again. "
+    "[default: what the device has]",
+)
+@click.option(
     "--save-steps",
     type=click.IntRange(min=0),
     default=200,
@@ -101,7 +110,7 @@ def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
     help="Write the adapter every so many steps too; 0 for only at the end.",
 )
 @click.option("--force", is_flag=True, help="Replace an adapter that --out already holds.")
-@click.option("--dump-passes", type=PATH, help="Folder for the graph's text after every pass.")
+@click.option("--dump-passes", type=PATH, help="Folder for texts, timings and a page of them.")
 @activation_option
 @backend_option
 @device_option
@@ -143,19 +152,28 @@ def train(
         held_out = sets[other].encoded.examples
     if eval_split:
         training, held_out = split_off(training, eval_split, options.seed)
-    on_stage = dump_to(dump_passes, write_text) if dump_passes else None
-    trainer = Trainer(
-        checkpoint.config, checkpoint.weights, make_backend(backend, device), options, on_stage
-    )
-    for folder in filter(None, (dump_passes, out)):
-        make_folder(folder)
+    computing = make_backend(backend, device)
+    costs = measured_costs(computing)
+    with dumping(dump_passes) as stages:
+        on_stage = stages.add if dump_passes else None
+        trainer = Trainer(
+            checkpoint.config, checkpoint.weights, computing, options, on_stage, costs
+        )
+        for folder in filter(None, (dump_passes, out)):
+            make_folder(folder)
+        needed = trainer.device_bytes(training)
     _describe(console, checkpoint, trainer)
     for each, prepared in sets.items():
         describe_data(console, each, prepared)
     if held_out:
         console.print(f"{len(training):,} examples to train on, {len(held_out):,} to evaluate on")
-    if needed := trainer.device_bytes(training):
-        console.print(f"device memory needed: {needed / 2**30:.2f} GiB")
+    if options.memory_budget or computing.memory is not None:
+        console.print(str(trainer.report(training)))
+    if needed:
+        arenas = trainer.arenas(training)
+        console.print(
+            f"device memory needed: {binary_size(needed)}; values within a step: {arenas}"
+        )
     with _metrics(out / METRICS) as metrics:
         run = {"model": str(model), **source.facts(), "eval_split": eval_split}
         metrics({"event": "start", **run, **asdict(options)})

@@ -6,10 +6,29 @@ share one model.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from .analysis import Footprint
 from .ir import Graph
 from .tensors import Array, HostValue
+
+
+@dataclass(frozen=True)
+class ArenaUse:
+    """Memory for the values that live within a step and share their bytes.
+
+    Attributes:
+        bytes: what they take.
+        lower_bound: bytes of those that are alive at once, at the worst moment.
+    """
+
+    bytes: int = 0
+    lower_bound: int = 0
+
+    def __str__(self) -> str:
+        excess = self.bytes / max(self.lower_bound, 1) - 1
+        return f"{self.bytes / 2**20:,.2f} MiB, {excess:.2%} above what is alive at once"
 
 
 class Pending(Protocol):
@@ -44,6 +63,11 @@ class Program(Protocol):
     @property
     def device_bytes(self) -> int:
         """Device memory that a step takes, persistent values included; 0 on the host itself."""
+        ...
+
+    @property
+    def arenas(self) -> ArenaUse:
+        """What of the device memory the values within a step share."""
         ...
 
     def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
@@ -86,6 +110,28 @@ class Backend(Protocol):
     """
 
     steps_together: int
+
+    @property
+    def name(self) -> str:
+        """The device and its driver: what measured costs are valid for."""
+        ...
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that a program may take on the device; None where that is the host itself."""
+        ...
+
+    @property
+    def footprint(self) -> Footprint:
+        """What its kernels make of the memory of nodes."""
+        ...
+
+    def profile(self, graph: Graph, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Seconds that each node takes, by the name of its first result.
+
+        Persistent values must be loaded; a step is run several times and changes them.
+        """
+        ...
 
     def load(self, values: Mapping[str, HostValue]) -> None:
         """Take over persistent values, replacing those of the same name."""

@@ -90,20 +90,38 @@ def parse_attrs(text: str) -> dict[str, Attr]:
     Raises:
         GraphError: the text is not a list of ``name=value``, each name once.
     """
-    attrs: dict[str, Attr] = {}
+    return {name: read_attr(value) for name, value in split_attrs(text).items()}
+
+
+def split_attrs(text: str) -> dict[str, str]:
+    """The texts of attributes by name, from the inside of their braces.
+
+    Raises:
+        GraphError: the text is not a list of ``name=value``, each name once.
+    """
+    texts: dict[str, str] = {}
     position = 0
     while position < len(text):
         match = _ATTR.match(text, position)
         if match is None:
             raise GraphError(f"'{text[position:]}' is not a list of name=value")
-        if match[1] in attrs:
+        if match[1] in texts:
             raise GraphError(f"'{match[1]}' is given twice")
-        try:
-            attrs[match[1]] = parse_attr(match[2])
-        except ValueError:
-            raise GraphError(f"'{match[2]}' is not a value of an attribute") from None
+        texts[match[1]] = match[2]
         position = match.end()
-    return attrs
+    return texts
+
+
+def read_attr(text: str) -> Attr:
+    """As `parse_attr`, with an error that a person reads.
+
+    Raises:
+        GraphError: the text is not a value of an attribute.
+    """
+    try:
+        return parse_attr(text)
+    except ValueError:
+        raise GraphError(f"'{text}' is not a value of an attribute") from None
 
 
 class _Parser:

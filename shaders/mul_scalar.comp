@@ -5,7 +5,7 @@
 // Reference: op mul_scalar.
 // Bindings:
 //   0 read  x f32[COUNT]
-//   1 write y f32[COUNT]
+//   1 write y f32[COUNT] over x
 //   2 read  s f32[]
 layout(constant_id = 0) const uint COUNT = 1;
 layout(binding = 2, std430) readonly buffer S { float s; };

@@ -7,7 +7,7 @@
 // Bindings:
 //   0 read  x     f32[ROWS,HEADS,WIDTH]
 //   1 read  table f32[ROWS,WIDTH]
-//   2 write y     f32[ROWS,HEADS,WIDTH]
+//   2 write y     f32[ROWS,HEADS,WIDTH] over x
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint HEADS = 1;
 layout(constant_id = 2) const uint WIDTH = 2;
@@ -33,12 +33,12 @@ void main() {
   const uint cosine = i % HALF + row * 2 * HALF, sine = cosine + HALF;
   float sign = INVERSE ? -1 : 1;
   if (WIDTH % 8 == 0) {
-    const vec4 c = table4[cosine], s = sign * table4[sine];
-    y4[low] = x4[low] * c - x4[high] * s;
-    y4[high] = x4[high] * c + x4[low] * s;
+    const vec4 c = table4[cosine], s = sign * table4[sine], a = x4[low], b = x4[high];
+    y4[low] = a * c - b * s;
+    y4[high] = b * c + a * s;
   } else {
-    const float c = table[cosine], s = sign * table[sine];
-    y[low] = x[low] * c - x[high] * s;
-    y[high] = x[high] * c + x[low] * s;
+    const float c = table[cosine], s = sign * table[sine], a = x[low], b = x[high];
+    y[low] = a * c - b * s;
+    y[high] = b * c + a * s;
   }
 }

@@ -5,7 +5,7 @@
 // Reference: op scale.
 // Bindings:
 //   0 read  x f32[COUNT]
-//   1 write y f32[COUNT]
+//   1 write y f32[COUNT] over x
 layout(constant_id = 0) const uint COUNT = 1;
 layout(constant_id = 1) const float FACTOR = 1.0;
 #include "unary.glsl"

@@ -6,7 +6,7 @@
 // Bindings:
 //   0 read  a f32[COUNT]
 //   1 read  b f32[COUNT]
-//   2 write c f32[COUNT]
+//   2 write c f32[COUNT] over a or b
 layout(constant_id = 0) const uint COUNT = 1;
 #include "binary.glsl"
 

@@ -1,13 +1,29 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_int8 : require
-// ternary_matmul_cm: y = x w^T of int8 activations and ternary weights on matrix units, exact.
+#extension GL_KHR_shader_subgroup_shuffle : require
+// ternary_matmul_cm: y = x w^T of int8 activations and ternary weights on matrix units, exact; with
+// ROTATED each head of TILE_N columns is then rotated by the angles of its row, as by op rope.
 //
 // Reference: op ternary_matmul. INNER is a multiple of 128, COLUMNS of 4.
 // Bindings:
 //   0 read  x q8[ROWS,INNER]
 //   1 read  w t2[COLUMNS,INNER]
+#ifdef ADDED
+//   2 write y f32[ROWS,COLUMNS] over added
+#else
 //   2 write y f32[ROWS,COLUMNS]
+#endif
+#ifdef LOW
+//   n read  low f32[ROWS,RANK]
+//   n read  b   f32[COLUMNS,RANK]
+#endif
+#ifdef ADDED
+//   n read  added f32[ROWS,COLUMNS]
+#endif
+#ifdef ROTATED
+//   n read  table f32[ROWS,TILE_N]
+#endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint INNER = 128;
 layout(constant_id = 2) const uint COLUMNS = 4;
@@ -17,12 +33,16 @@ layout(constant_id = 5) const uint WARP_M = 64;
 layout(constant_id = 6) const uint WARP_N = 32;
 layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 8) const uint WORKGROUP = 256;
+#ifdef LOW
+layout(constant_id = n) const uint RANK = 1;
+#endif
 layout(local_size_x_id = 8) in;
 layout(binding = 0, std430) readonly buffer X { int x[]; };
 layout(binding = 0, std430) readonly buffer X4 { uvec4 x4[]; };
 layout(binding = 1, std430) readonly buffer W { uint w[]; };
 layout(binding = 1, std430) readonly buffer W4 { uvec4 w4[]; };
 layout(binding = 2, std430) writeonly buffer Y4 { vec4 y4[]; };
+#include "epilogue.glsl"
 
 const uint DEPTH = 64;
 const uint UNIT_K = 32;
@@ -37,12 +57,37 @@ const uint SIZE_B = TILE_N * PITCH_B;
 #define PLACE_A(k) ((k) / 16)
 #define PLACE_B(column, k) ((column) * PITCH_B + (k) / 16)
 #define LAYOUT_B gl_CooperativeMatrixLayoutColumnMajor
+#define OWN_SQUARES
 #include "units.glsl"
 #include "index.glsl"
 
 const uint TILES_N = (COLUMNS + TILE_N - 1) / TILE_N;
 const uint LOADS_A = TILE_M * 4 / WORKGROUP;
 const uint LOADS_B = (TILE_N + WORKGROUP - 1) / WORKGROUP;
+
+// Which column of the tile a place among those of b has. Rotated, a subgroup's two units are half a head
+// apart, so that it has both columns of each pair.
+uint column_at(uint place) {
+#ifdef ROTATED
+  return place / WARP_N * UNIT + place % UNIT + place % WARP_N / UNIT * (TILE_N / 2);
+#else
+  return place;
+#endif
+}
+
+#ifdef ROTATED
+MATRIX_F32(table, AT_table, ROWS, TILE_N)
+
+// Rotate four columns of a head by the angles of their row. The thread that has the other columns of
+// these pairs has them at the same time.
+vec4 rotated(vec4 quad, uint row, uint column) {
+  const vec4 other = subgroupShuffleXor(quad, UNIT / 4);
+  const uint pair = column % (TILE_N / 2);
+  const vec4 sines = load_table(row, TILE_N / 2 + pair);
+  const float sign = column % TILE_N < TILE_N / 2 ? -1 : 1;
+  return quad * load_table(row, pair) + sign * sines * other;
+}
+#endif
 
 uvec4 next_a[LOADS_A];
 uvec4 next_b[LOADS_B];
@@ -65,7 +110,7 @@ void fetch(uint row, uint column, uint k) {
     const uint line = thread + i * WORKGROUP;
     next_b[i] = uvec4(0);
     if (line < TILE_N && column + line < COLUMNS) {
-      next_b[i] = w4[(column + line) * (INNER / 64) + k / 64];
+      next_b[i] = w4[(column + column_at(line)) * (INNER / 64) + k / 64];
     }
   }
 }
@@ -94,11 +139,25 @@ uvec4 quad_at(uint place) {
   return staged[place];
 }
 
-void store_quad(uint row, uint column, uvec4 bits) {
-  if (row < ROWS && column < COLUMNS) {
-    const float x_scale = intBitsToFloat(x[ROWS * (INNER / 4) + row]);
-    const float w_scale = uintBitsToFloat(w[COLUMNS * (INNER / 16)]);
-    y4[(row * COLUMNS + column) / 4] = vec4(ivec4(bits)) / x_scale * w_scale;
+void store_square(uint row, uint apart, uint place, uvec4 bits[4]) {
+  const uint column = place / TILE_N * TILE_N + column_at(place % TILE_N);
+  const float w_scale = uintBitsToFloat(w[COLUMNS * (INNER / 16)]);
+  vec4 square[4];
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    const uint line = min(row + i * apart, ROWS - 1);
+    const float x_scale = intBitsToFloat(x[ROWS * (INNER / 4) + line]);
+    square[i] = vec4(ivec4(bits[i])) / x_scale * w_scale;
+  }
+  finish(square, row, apart, column);
+#ifdef ROTATED
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    square[i] = rotated(square[i], row + i * apart, column);
+  }
+#endif
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    if (row + i * apart < ROWS && column < COLUMNS) {
+      y4[((row + i * apart) * COLUMNS + column) / 4] = square[i];
+    }
   }
 }
 

@@ -12,12 +12,15 @@ from typing import Any, cast
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from ...graph.analysis import PLAIN, Footprint
 from ...graph.ir import Graph, Input, Node, Role
 from ...graph.ops import op_def
+from ...graph.program import ArenaUse
+from ...graph.rewrite import expand_fused
 from ...graph.tensors import Array, HostValue, Quantized, Ternary
 from ...graph.types import DType, GraphError, TensorType
 from ...graph.values import check_type, describe_result
-from .evaluate import apply, each_result
+from .evaluate import apply, each_result, time_nodes
 from .stages import Stages, Sweep, Tasks, plan_stages
 
 BLOCK = 128
@@ -25,6 +28,9 @@ BLOCK = 128
 
 MOST_SLICES = 8
 """Tasks that a node may be cut into."""
+
+PROFILED = 3
+"""Steps of a profile."""
 
 DENSE_BUDGET = 1 << 30
 """Bytes of decoded weights that a backend keeps; a model that needs more is decoded as it runs."""
@@ -41,6 +47,24 @@ class NumpyBackend:
         self._pool = ThreadPoolExecutor(self.threads)
         self._blas = ThreadpoolController()
         self._dense_bytes: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        """NumPy, whatever the processor; see `Backend`."""
+        return "NumPy"
+
+    @property
+    def memory(self) -> None:
+        """All memory is the host's; see `Backend`."""
+
+    @property
+    def footprint(self) -> Footprint:
+        """Sweeps need less than whole values, but how much less is not counted; see `Backend`."""
+        return PLAIN
+
+    def profile(self, graph: Graph, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """The least of several runs of each node alone; see `Backend`."""
+        return time_nodes(graph, {**self.values, **inputs}, PROFILED)
 
     def load(self, values: Mapping[str, HostValue]) -> None:
         """Take over persistent values; see `Backend`."""
@@ -103,7 +127,7 @@ class NumpyProgram:
     def __init__(self, backend: NumpyBackend, graph: Graph) -> None:
         self.graph = graph
         self._backend = backend
-        self._stages = plan_stages(graph)
+        self._stages = plan_stages(expand_fused(graph))
         self._staged: deque[Mapping[str, Array]] = deque()
         self._donated = {alias.output: alias.donated for alias in graph.aliases}
 
@@ -116,6 +140,11 @@ class NumpyProgram:
     def device_bytes(self) -> int:
         """Nothing: all memory is the host's."""
         return 0
+
+    @property
+    def arenas(self) -> ArenaUse:
+        """None; see `Program`."""
+        return ArenaUse()
 
     def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
         """Keep the inputs of the coming steps; see `Program`."""

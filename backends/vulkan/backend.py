@@ -6,28 +6,31 @@ from typing import cast
 
 import numpy as np
 
+from ...graph.analysis import Footprint
 from ...graph.ir import Graph, Role
+from ...graph.program import ArenaUse
 from ...graph.tensors import Array, HostValue
 from ...graph.types import GraphError, TensorType
 from ...graph.values import check_type, describe_result, type_of
 from .allocation import Memory
 from .buffers import DeviceBuffer
 from .device import Device
+from .footprint import footprint_for
 from .info import planning_limits
 from .layout import to_bytes, view
-from .plan import make_plan
+from .plan import Plan, make_plan
 from .queue import Ticket
 from .recorder import Recording
 from .schedule import Kind, Schedule
 from .transfer import Region
 from .watch import FLAGS, with_watch
-from .window import CURSOR, log_of, window_of, with_window
+from .window import CURSOR, log_of, window_of, window_steps, with_window
 
-WINDOW = 64
-"""Steps whose inputs are uploaded together."""
+PROFILED = 4
+"""Steps of a profile."""
 
-_WINDOW_BYTES = 1 << 24
-"""Most bytes that one input or output takes for all steps of a window."""
+_SPARE = 32
+"""One part in so many of the device's memory is left to its driver."""
 
 
 class VulkanBackend:
@@ -48,7 +51,29 @@ class VulkanBackend:
         self.device = device
         self.limits = planning_limits(device.info)
         self._values: dict[str, tuple[DeviceBuffer, TensorType]] = {}
+        self._footprint = footprint_for(self.limits)
         self._arenas: dict[str, DeviceBuffer] = {}
+
+    @property
+    def name(self) -> str:
+        """The device and its driver; see `Backend`."""
+        return f"{self.device.info.name}, {self.device.info.driver}"
+
+    @property
+    def memory(self) -> int:
+        """What the device's own heap has free or holds for this backend; see `Backend`."""
+        heaps = [heap for heap in self.device.memory_report() if heap.device_local]
+        most = max(min(h.budget - h.used, h.size - h.allocated) + h.allocated for h in heaps)
+        return most - most // _SPARE
+
+    @property
+    def footprint(self) -> Footprint:
+        """Scratch, and kernels that write over an operand; see `Backend`."""
+        return self._footprint
+
+    def profile(self, graph: Graph, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Times on the device, the least of several steps; see `Backend`."""
+        return VulkanProgram(self, graph).profile(inputs)
 
     def load(self, values: Mapping[str, HostValue]) -> None:
         """Take over persistent values; see `Backend`."""
@@ -127,7 +152,7 @@ class VulkanProgram:
     def __init__(self, backend: VulkanBackend, graph: Graph) -> None:
         self.graph = graph
         self._backend = backend
-        self._steps = _window_steps(graph)
+        self._steps = window_steps(graph)
         self._one_step = make_plan(graph, backend.limits)
         self.plan = with_window(self._one_step, self._steps, backend.limits)
         self._own: dict[str, DeviceBuffer] = {}
@@ -139,15 +164,20 @@ class VulkanProgram:
         self._outputs = tuple(v for v in graph.outputs if v.name not in donated)
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> Plan:
         """Dispatches and barriers of a step; see `Program`."""
-        return self.plan.schedule
+        return self.plan
 
     @property
     def device_bytes(self) -> int:
         """All buffers of the schedule but the outputs, which lie in the host's memory."""
         buffers = self.plan.schedule.buffers
         return sum(buffer.size for buffer in buffers if buffer.kind is not Kind.OUTPUT)
+
+    @property
+    def arenas(self) -> ArenaUse:
+        """What values within a step take; see `Program`."""
+        return self.plan.arenas
 
     def stage(self, steps: Sequence[Mapping[str, Array]]) -> None:
         """Upload the inputs of the coming steps; see `Program`."""
@@ -179,6 +209,24 @@ class VulkanProgram:
         """One step; see `Program`."""
         self.stage([inputs])
         return self.start().results()[0]
+
+    def profile(self, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Seconds of each node by the name of its first result, the least of several steps."""
+        steps = min(PROFILED, self._steps)
+        self.stage([inputs] * steps)
+        makers = {f"{n.scope}:{n.outputs[0].name}": n.outputs[0].name for n in self.graph.nodes}
+        seconds: dict[str, float] = {}
+        schedule = self.plan.schedule
+        recording = self._backend.device.record(schedule, self._buffers(schedule), profile=True)
+        for _ in range(steps):
+            recording.submit()
+            step: dict[str, float] = {}
+            for label, taken in recording.seconds():
+                if label in makers:
+                    step[makers[label]] = step.get(makers[label], 0.0) + taken
+            seconds = {name: min(taken, seconds.get(name, taken)) for name, taken in step.items()}
+        recording.close()
+        return seconds
 
     def first_nonfinite(self, inputs: Mapping[str, Array]) -> str | None:
         """Run one step under a `Watch`; see `Program`."""
@@ -220,7 +268,7 @@ class VulkanProgram:
             if buffer.name in persistent:
                 kept = self._backend.persistent(buffer.name, persistent[buffer.name])
                 buffers[buffer.name] = kept
-            elif buffer.name.startswith("arena"):
+            elif buffer.kind is Kind.ARENA:
                 buffers[buffer.name] = self._backend.arena(buffer.name, buffer.size)
             else:
                 if buffer.name not in self._own:
@@ -232,10 +280,3 @@ class VulkanProgram:
 
 
 _PERSISTENT = (Role.WEIGHT, Role.PARAM, Role.STATE)
-
-
-def _window_steps(graph: Graph) -> int:
-    """How many steps a window holds: fewer where inputs or outputs are large."""
-    moving = (*graph.inputs_of(Role.INPUT), *graph.outputs)
-    largest = max((value.type.nbytes for value in moving), default=4)
-    return max(1, min(WINDOW, _WINDOW_BYTES // largest))

@@ -12,7 +12,17 @@ with types whose sizes are whole numbers or specialization constants::
     //   2 write y      f32[ROWS,COLUMNS]
 
 This is the one place where they are written down: the lowering, the schedule runner and the
-recorder all read it.
+recorder all read it. A file may hold several kernels (`variants.py`); those of fused nodes may be
+generated from their names (`generate.py`), heads included.
+
+A kernel that works element by element can write its result over an operand, and says so behind the
+result's type::
+
+    //   2 write c f32[COUNT] over a or b
+
+It promises that an invocation reads all it needs of an element of `a` and `b` before it writes that
+element of `c`, and that no other invocation reads it. Then both may be bound to the same bytes,
+where they are bound to exactly the same.
 """
 
 import re
@@ -23,11 +33,16 @@ from importlib.resources import files
 
 from ...graph.errors import BitgraphError
 from ...graph.types import DType, TensorType
+from .chains import is_chain
+from .generate import chain_source
 from .schedule import Access
+from .variants import base_of, variant
 
 SUFFIX = ".comp"
 
-_BINDING = re.compile(r"//\s+(\d+)\s+(read|write|update)\s+(\w+)\s+(\w+)\[([^\]]*)\]")
+_BINDING = re.compile(
+    r"//\s+(\d+)\s+(read|write|update)\s+(\w+)\s+(\w+)\[([^\]]*)\](?: over (\w+(?: or \w+)*))?"
+)
 _CONSTANT = re.compile(r"layout\(constant_id = (\d+)\) const (\w+) (\w+)")
 
 
@@ -40,12 +55,14 @@ class Parameter:
         access: what the kernel does with it.
         dtype: of its elements.
         shape: sizes, as numbers or names of specialization constants.
+        over: operands whose bytes it may be written over, each element after it was read.
     """
 
     name: str
     access: Access
     dtype: DType
     shape: tuple[int | str, ...]
+    over: tuple[str, ...] = ()
 
     def type(self, constants: Mapping[str, int | float]) -> TensorType:
         """The type under given specialization constants."""
@@ -58,7 +75,7 @@ class Kernel:
     """A shader's interface.
 
     Attributes:
-        name: of the file, without its suffix.
+        name: of the file, without its suffix, and the options of the variant.
         parameters: by binding number.
         constants: names of the specialization constants, by their ids.
     """
@@ -70,14 +87,14 @@ class Kernel:
 
 @cache
 def kernel(name: str) -> Kernel:
-    """The interface of a shader in the package.
+    """The interface of a shader.
 
     Raises:
         BitgraphError: there is no such shader, or its head is not as described above.
     """
     source = shader_source(name)
     parameters: list[Parameter] = []
-    for number, access, operand, dtype, shape in _BINDING.findall(source):
+    for number, access, operand, dtype, shape, over in _BINDING.findall(source):
         if int(number) != len(parameters):
             raise BitgraphError(f"{name}{SUFFIX}: binding {number} is out of order")
         sizes = tuple(
@@ -85,23 +102,40 @@ def kernel(name: str) -> Kernel:
             for size in shape.split(",")
             if size.strip()
         )
-        parameters.append(Parameter(operand, Access(access), DType(dtype), sizes))
+        covered = tuple(over.split(" or ")) if over else ()
+        parameters.append(Parameter(operand, Access(access), DType(dtype), sizes, covered))
     if not parameters:
         raise BitgraphError(f"{name}{SUFFIX} does not list its bindings at its head")
+    _check_over(name, parameters)
     constants = {int(k): constant for k, _, constant in _CONSTANT.findall(source)}
     return Kernel(name, tuple(parameters), tuple(constants[k] for k in sorted(constants)))
 
 
+def _check_over(name: str, parameters: list[Parameter]) -> None:
+    """Refuse a promise about operands that are not there, not read, or of another type."""
+    read = {p.name: (p.dtype, p.shape) for p in parameters if p.access is Access.READ}
+    for parameter in parameters:
+        wanted = (parameter.dtype, parameter.shape)
+        for operand in parameter.over:
+            if parameter.access is not Access.WRITE or read.get(operand) != wanted:
+                raise BitgraphError(
+                    f"{name}{SUFFIX}: {parameter.name} cannot be written over {operand}, which is "
+                    "not an operand of its type that is only read"
+                )
+
+
 def shader_source(name: str) -> str:
-    """The text of a shader.
+    """The text of a shader: generated, or the variant of a file that its name asks for.
 
     Raises:
         BitgraphError: there is no such shader.
     """
-    path = files("bitgraph.shaders").joinpath(f"{name}{SUFFIX}")
+    if is_chain(name):
+        return chain_source(name)
+    path = files("bitgraph.shaders").joinpath(f"{base_of(name)}{SUFFIX}")
     if not path.is_file():
         raise BitgraphError(f"there is no shader named '{name}'")
-    return path.read_text()
+    return variant(path.read_text(), name)
 
 
 def all_kernels() -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """What lowering and planning need to know of a device, and nothing more."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,7 @@ class Limits:
         max_groups: workgroups along one axis of a dispatch.
         shared_memory: bytes of shared memory of a workgroup.
         subgroup: invocations of a subgroup.
+        bindings: storage buffers of one kernel.
         features: names of optional abilities, such as "cooperative_matrix".
     """
 
@@ -23,4 +26,28 @@ class Limits:
     max_groups: int = 65535
     shared_memory: int = 16384
     subgroup: int = 32
+    bindings: int = 16
     features: frozenset[str] = frozenset()
+
+
+KNOWN_LIMITS: Final[Mapping[str, Limits]] = {
+    "default": Limits(),
+    "h100": Limits(
+        max_range=(1 << 32) - 1,
+        alignment=16,
+        max_allocation=0xFFE00000,
+        shared_memory=48 << 10,
+        features=frozenset(
+            {"integer_dot_product", "cooperative_matrix_s8", "cooperative_matrix_f16"}
+        ),
+    ),
+    "lavapipe": Limits(
+        alignment=16,
+        max_allocation=1 << 31,
+        shared_memory=32 << 10,
+        subgroup=8,
+        features=frozenset({"integer_dot_product"}),
+    ),
+}
+"""Limits to plan for without the device: those of every Vulkan 1.3 device, of an NVIDIA H100, and
+of Mesa's CPU driver. Of the features, those that lowering asks for."""

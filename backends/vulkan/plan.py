@@ -1,15 +1,19 @@
 """From a graph to a schedule: calls, memory, barriers."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 from ...graph.ir import Graph, Role, Value
+from ...graph.program import ArenaUse
 from ...graph.types import GraphError
 from .barriers import insert_barriers
+from .inplace import taken_places
+from .kernels import kernel
 from .limits import Limits
 from .lowering import lower_calls
 from .lowering.calls import Call, Lowering, Part
 from .memory import Interval, live_lower_bound, place
-from .schedule import Binding, Buffer, Dispatch, Kind, Schedule, Slice
+from .schedule import Access, Binding, Buffer, Dispatch, Kind, Schedule, Slice
 
 _KINDS = {
     Role.INPUT: Kind.INPUT,
@@ -25,18 +29,33 @@ class Plan:
 
     Attributes:
         schedule: what to run.
-        slices: of every input and output of the graph, and of every value in between.
-        lower_bound: bytes that the arenas need at least.
+        slices: of every input and output of the graph, of every value in between, and of scratch.
+        intervals: lifetimes of what lies in arenas, in dispatches.
+        homes: of every value, the interval or buffer that it shares with its views and with those
+            that take its place.
+        lower_bound: bytes of the values that are alive at once, which the arenas need at least.
+
+    Its text is the schedule's under a line on memory.
     """
 
     schedule: Schedule
     slices: dict[str, Slice]
+    intervals: tuple[Interval, ...]
+    homes: dict[str, str]
     lower_bound: int
 
     @property
     def arena_bytes(self) -> int:
         """Bytes of all arenas."""
         return sum(b.size for b in self.schedule.buffers if b.kind is Kind.ARENA)
+
+    @property
+    def arenas(self) -> ArenaUse:
+        """What the arenas take and what they need at least."""
+        return ArenaUse(self.arena_bytes, self.lower_bound)
+
+    def __str__(self) -> str:
+        return f"// arenas: {self.arenas}\n{self.schedule}"
 
 
 def make_plan(graph: Graph, limits: Limits) -> Plan:
@@ -58,19 +77,23 @@ def make_plan(graph: Graph, limits: Limits) -> Plan:
         for value in homes.values(graph)
         if homes.root(value).name in slices
     }
-    return Plan(schedule, named, live_lower_bound(intervals))
+    everything = {**placement.slices, **named}
+    shared = {value.name: homes.root(value).name for value in homes.values(graph)}
+    bound = live_lower_bound(intervals, limits.alignment)
+    return Plan(schedule, everything, tuple(intervals), shared, bound)
 
 
 class _Homes:
     """Which memory each value lives in.
 
-    A view lives where its source does, a value that takes another's place lives there too; inputs
-    and outputs of the graph have buffers of their own.
+    A view lives where its source does, a value that takes another's place lives there too, by an
+    alias of the graph or because a kernel works in place; inputs and outputs of the graph have
+    buffers of their own.
     """
 
     def __init__(self, graph: Graph, lowering: Lowering) -> None:
         self._views = lowering.views
-        self._donors = lowering.donors
+        self._donors = dict(lowering.donors)
         self.buffers: list[Buffer] = []
         self.outside: dict[str, Slice] = {}
         for item in graph.inputs:
@@ -78,6 +101,7 @@ class _Homes:
         for value in graph.outputs:
             if self.root(value).name not in self.outside:
                 self._own(self.root(value), Kind.OUTPUT)
+        self._donors |= taken_places(lowering.calls, self.root, self.outside)
 
     def _own(self, value: Value, kind: Kind) -> None:
         self.buffers.append(Buffer(value.name, value.type.nbytes, kind))
@@ -116,8 +140,10 @@ def _dispatch(call: Call, homes: _Homes, slices: dict[str, Slice]) -> Dispatch:
     bindings = tuple(
         Binding(homes.locate(operand.part, slices), operand.access) for operand in call.operands
     )
-    for k, binding in enumerate(bindings):
-        for other in bindings[k + 1 :]:
-            if binding.slice.overlaps(other.slice) and {binding.access, other.access} != {"read"}:
-                raise GraphError(f"{call.kernel} at {call.label} binds the same bytes twice")
+    parameters = kernel(call.kernel).parameters
+    for (first, a), (second, b) in combinations(zip(parameters, bindings, strict=True), 2):
+        in_place = a.slice == b.slice and (first.name in second.over or second.name in first.over)
+        reading = a.access is b.access is Access.READ
+        if a.slice.overlaps(b.slice) and not reading and not in_place:
+            raise GraphError(f"{call.kernel} at {call.label} binds the same bytes twice")
     return Dispatch(call.kernel, call.constants, bindings, call.groups, call.label)

@@ -11,13 +11,18 @@ from typing import TypeAlias
 
 
 class Kind(StrEnum):
-    """What a buffer is for. All but ARENA belong to somebody outside the schedule."""
+    """What a buffer is for.
+
+    ARENA and SCRATCH hold what lives within a step; arenas may be shared by schedules. All others
+    belong to somebody outside.
+    """
 
     WEIGHT = "weight"
     STATE = "state"
     INPUT = "input"
     OUTPUT = "output"
     ARENA = "arena"
+    SCRATCH = "scratch"
 
 
 class Access(StrEnum):

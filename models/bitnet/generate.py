@@ -9,6 +9,7 @@ from ...graph.errors import BitgraphError
 from ...graph.program import Backend, Program
 from ...graph.tensors import Array, HostValue
 from ...passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
+from ...passes.fuse.fuse import Fuse
 from ...passes.lora import Lora
 from ...passes.manager import Pass, PassManager
 from ..adapters.lora import LoraAdapter, check_fits
@@ -98,7 +99,7 @@ class Generator:
             context or config.max_position_embeddings, config.max_position_embeddings
         )
         self._embedding = embedding_dtype(weights)
-        self._passes = _passes(config, adapter)
+        self._passes = generation_passes(config, adapter)
         self._prompts: dict[int, Program] = {}
         self._decode: Program | None = None
         backend.load(graph_weights(config, weights))
@@ -176,11 +177,16 @@ def _stops(stop_ids: frozenset[int]) -> Array:
     return np.array(ids + [-1] * (STOPS - len(ids)), np.int32)
 
 
-def _passes(config: BitNetConfig, adapter: LoraAdapter | None) -> tuple[Pass, ...]:
-    cleanup = (MergeCommonSubexpressions(), EliminateDeadCode())
+def generation_passes(config: BitNetConfig, adapter: LoraAdapter | None) -> tuple[Pass, ...]:
+    """From a graph of a model without adapters to the one that is run.
+
+    Raises:
+        BitgraphError: the adapter does not fit the model.
+    """
+    last = (MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
     if adapter is None:
-        return cleanup
+        return last
     check_fits(adapter, projection_shapes(config))
     alpha = adapter.scaling * adapter.rank
     modules = {name.rsplit(".lora_", 1)[0] for name in adapter.tensors}
-    return (Lora(rank=adapter.rank, alpha=alpha, targets=tuple(sorted(modules))), *cleanup)
+    return (Lora(rank=adapter.rank, alpha=alpha, targets=tuple(sorted(modules))), *last)

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...graph.errors import BitgraphError
+from ...graph.sizes import parse_size
+from ...passes.checkpoint.checkpoint import UNLIMITED, Checkpoint
 from ...passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
+from ...passes.fuse.fuse import Fuse
 from ...passes.grad import Grad
 from ...passes.lora import Lora
 from ...passes.manager import Pass
@@ -34,6 +37,7 @@ class TrainingOptions:
         seed: of the adapter's first values and of the order of examples.
         max_grad_norm: gradients are clipped to this global norm, 0 for no clipping.
         weight_decay: AdamW's.
+        memory_budget: of a step on the device, as in 6GiB; empty for what the device has.
 
     Raises:
         BitgraphError: an option is out of its range.
@@ -53,6 +57,7 @@ class TrainingOptions:
     seed: int = 0
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
+    memory_budget: str = ""
 
     def __post_init__(self) -> None:
         for name in ("rank", "epochs", "batch_size"):
@@ -69,6 +74,8 @@ class TrainingOptions:
             value = getattr(self, name)
             self._expect(name, math.isfinite(value) and value >= 0, "must not be negative or nan")
         self._expect("alpha", math.isfinite(self.alpha) and self.alpha > 0, "must be positive")
+        if self.memory_budget:
+            parse_size(self.memory_budget)
         self._expect("max_seq_len", self.max_seq_len >= 2, "must be at least 2")
         self._expect("targets", bool(self.targets), "must name at least one module")
         for target in self.targets:
@@ -92,14 +99,19 @@ class TrainingOptions:
         tokens = self.tokens_per_step or self.batch_size * self.max_seq_len
         return Batching(self.layout, self.batch_size, tokens, bucket)
 
-    def training_passes(self) -> tuple[Pass, ...]:
-        """From the graph of the loss to that of a whole step."""
+    def joint_passes(self) -> tuple[Pass, ...]:
+        """From the graph of the loss to that of a whole step, which saves all that it can."""
         optimizer = AdamW(weight_decay=self.weight_decay, max_norm=self.max_grad_norm)
-        return (self.lora(), Grad(), optimizer, MergeCommonSubexpressions(), EliminateDeadCode())
+        cleanup = (MergeCommonSubexpressions(), EliminateDeadCode())
+        return (self.lora(), Grad(), optimizer, *cleanup)
+
+    def training_passes(self, checkpoint: Checkpoint = UNLIMITED) -> tuple[Pass, ...]:
+        """From the graph of the loss to that of a whole step as it runs."""
+        return (*self.joint_passes(), checkpoint, Fuse())
 
     def evaluation_passes(self) -> tuple[Pass, ...]:
         """From the graph of the loss to that of the adapted model's loss."""
-        return (self.lora(), MergeCommonSubexpressions(), EliminateDeadCode())
+        return (self.lora(), MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
 
     def learning_rate(self, step: int, total: int) -> float:
         """The rate of a step, counted from 1: linear warm-up, then half a cosine down to zero."""

@@ -10,10 +10,14 @@ from itertools import islice
 import numpy as np
 
 from ...graph.errors import BitgraphError
-from ...graph.ir import Graph
-from ...graph.program import Backend, Pending, Program
+from ...graph.ir import Graph, Node
+from ...graph.program import ArenaUse, Backend, Pending, Program
+from ...graph.sizes import parse_size
 from ...graph.tensors import Array, HostValue
-from ...passes.manager import Pass, PassManager
+from ...passes.checkpoint.checkpoint import UNLIMITED, Checkpoint
+from ...passes.checkpoint.costs import NOMINAL, CostTable
+from ...passes.checkpoint.report import Report, report
+from ...passes.manager import PassManager
 from ...passes.optimizer import initial_state
 from ..adapters.lora import LoraAdapter, initial_tensors
 from ..bitnet.config import BitNetConfig, projection_shapes
@@ -28,6 +32,9 @@ WINDOW = 32
 
 BUCKET = 128
 """Token counts are rounded up to a multiple of this, so that few programs serve all batches."""
+
+_STEPS_DOWN = 256
+"""A plan that exceeds the budget is made smaller by one part in so many of it at least."""
 
 OnStage = Callable[[int, str, object], None]
 """Called with the number, the name and a printable form of each stage of compilation."""
@@ -65,6 +72,7 @@ class Trainer:
 
     Attributes:
         options: of the run.
+        costs: of nodes, measured or estimated.
         steps_done: number of the last step that was begun and did not fail.
         num_parameters: trained ones.
     """
@@ -76,6 +84,7 @@ class Trainer:
         backend: Backend,
         options: TrainingOptions,
         on_stage: OnStage | None = None,
+        costs: CostTable = NOMINAL,
         bucket: int = BUCKET,
     ) -> None:
         """Load the weights and the initial adapters.
@@ -87,6 +96,7 @@ class Trainer:
             options: of the run.
             on_stage: sees the graph after every pass of the first training program, and its
                 schedule.
+            costs: of nodes, which decide what is recomputed where memory is short.
             bucket: token counts are rounded up to a multiple of this.
 
         Raises:
@@ -101,9 +111,11 @@ class Trainer:
         self._config = config
         self._backend = backend
         self._on_stage = on_stage
+        self.costs = costs
         self._bucket = bucket
         self._embedding = embedding_dtype(weights)
         self._programs: dict[tuple[str, int], Program] = {}
+        self._reports: dict[int, Report] = {}
         self.steps_done = 0
         self.num_parameters = 0
         backend.load(graph_weights(config, weights))
@@ -128,7 +140,7 @@ class Trainer:
             BitgraphError: one of the two is not finite; the adapters are then as before the step,
                 and stay so.
         """
-        program, inputs = self._program("train", batch.tokens.size), _step_inputs(batch, step, lr)
+        program, inputs = self._program("train", batch.tokens.size), step_inputs(batch, step, lr)
         program.stage([inputs])
         self.steps_done = step
         return self._outcome(_Step(program, program.start(), step, inputs, batch))
@@ -143,6 +155,18 @@ class Trainer:
             total += float(np.sum(results["nll"], dtype=np.float64))
             count += batch.supervised_tokens
         return total / max(count, 1)
+
+    def profile(self, batch: TokenBatch) -> list[tuple[Node, float]]:
+        """The nodes of a step that computes nothing twice, and the seconds that each takes.
+
+        The adapters are changed by it.
+        """
+        graph = loss_graph(self._config, batch.tokens.size, self._embedding)
+        graph = replace(graph, outputs=(graph.output("loss"),))
+        joint = PassManager(self.options.joint_passes()).run(graph)
+        seconds = self._backend.profile(joint, step_inputs(batch, 1, self.options.lr))
+        made = ((node, node.outputs[0].name) for node in joint.nodes)
+        return [(node, seconds[name]) for node, name in made if name in seconds]
 
     def adapter(self, base_model: str) -> LoraAdapter:
         """The adapters as they are now."""
@@ -179,7 +203,7 @@ class Trainer:
         """Hand over the inputs of many steps, then start them one by one."""
         staged: dict[int, list[dict[str, Array]]] = {}
         inputs = {
-            step: _step_inputs(batch, step, self.options.learning_rate(step, total))
+            step: step_inputs(batch, step, self.options.learning_rate(step, total))
             for step, batch in window
         }
         for step, batch in window:
@@ -221,28 +245,85 @@ class Trainer:
 
     def device_bytes(self, examples: Sequence[Example]) -> int:
         """Device memory that the largest batch will take, 0 if the backend computes on the host."""
-        slots = self.options.batching(self._bucket).most_slots(lengths_of(examples))
-        return self._program("train", slots).device_bytes
+        return self._largest(examples).device_bytes
+
+    def arenas(self, examples: Sequence[Example]) -> ArenaUse:
+        """What of it the values within a step share."""
+        return self._largest(examples).arenas
+
+    def report(self, examples: Sequence[Example]) -> Report:
+        """What the step of the largest batch saves and computes again."""
+        self._largest(examples)
+        return self._reports[self._most_tokens(examples)]
+
+    def _largest(self, examples: Sequence[Example]) -> Program:
+        return self._program("train", self._most_tokens(examples))
+
+    def _most_tokens(self, examples: Sequence[Example]) -> int:
+        """Tokens of the largest batch that these examples can make."""
+        return self.options.batching(self._bucket).most_slots(lengths_of(examples))
 
     def _program(self, purpose: str, tokens: int) -> Program:
         key = (purpose, tokens)
         if key not in self._programs:
             graph = loss_graph(self._config, tokens, self._embedding)
-            compile_for = self._compile_training if purpose == "train" else self._compile_evaluation
-            self._programs[key] = compile_for(graph)
+            if purpose == "train":
+                self._programs[key], self._reports[tokens] = self._compile_training(graph)
+            else:
+                self._programs[key] = self._compile_evaluation(graph)
         return self._programs[key]
 
     def _compile_evaluation(self, graph: Graph) -> Program:
         return self._backend.compile(PassManager(self.options.evaluation_passes()).run(graph))
 
-    def _compile_training(self, graph: Graph) -> Program:
+    def _compile_training(self, graph: Graph) -> tuple[Program, Report]:
+        """The program of a step within the memory budget, and what it saves.
+
+        A plan takes somewhat more than the pass foresees, for gaps and for the inputs of many
+        steps. So the pass runs where a plan exceeds the budget, and is told how much more it was.
+        """
         graph = replace(graph, outputs=(graph.output("loss"),))
-        passes: Sequence[Pass] = self.options.training_passes()
+        budget = self._memory_budget()
+        found = self._compile_with(UNLIMITED, graph)
+        reserve = 0
+        while budget and found.taken > parse_size(budget):
+            least = reserve + parse_size(budget) // _STEPS_DOWN if reserve else 0
+            reserve = max(found.taken - found.report.peak, least)
+            checkpoint = Checkpoint(budget, self.costs, self._backend.footprint, reserve)
+            found = self._compile_with(checkpoint, graph)
         on_stage, self._on_stage = self._on_stage, None
-        program = self._backend.compile(PassManager(passes, on_stage).run(graph))
         if on_stage is not None:
-            on_stage(len(passes) + 1, "schedule", program.schedule)
-        return program
+            for stage in found.stages:
+                on_stage(*stage)
+            on_stage(len(found.stages), "schedule", found.program.schedule)
+        return found.program, found.report
+
+    def _compile_with(self, checkpoint: Checkpoint, graph: Graph) -> "_Compiled":
+        stages: list[tuple[int, str, Graph]] = []
+        passes = self.options.training_passes(checkpoint)
+        manager = PassManager(passes, lambda *stage: stages.append(stage))
+        final = manager.run(graph)
+        found = report(final, self.costs, self._backend.footprint)
+        return _Compiled(self._backend.compile(final), found, stages)
+
+    def _memory_budget(self) -> str:
+        """What the options say, or what the device has."""
+        memory = self._backend.memory
+        return self.options.memory_budget or (f"{memory >> 20}MiB" if memory is not None else "")
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """A program, what it saves, and the stages that led to it."""
+
+    program: Program
+    report: Report
+    stages: list[tuple[int, str, Graph]]
+
+    @property
+    def taken(self) -> int:
+        """Bytes of a step: as planned, or as foreseen where nothing is planned."""
+        return self.program.device_bytes or self.report.peak
 
 
 @dataclass(frozen=True)
@@ -267,6 +348,7 @@ class _Clock:
         return self._last - last
 
 
-def _step_inputs(batch: TokenBatch, step: int, lr: float) -> dict[str, Array]:
+def step_inputs(batch: TokenBatch, step: int, lr: float) -> dict[str, Array]:
+    """What a training program is given at one step."""
     schedule = {"lr": np.array(lr, np.float32), "step": np.array(step, np.int32)}
     return {**batch.inputs(), **schedule}

@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from bitgraph.cli.dumps import Stages
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Graph
 from bitgraph.graph.text import parse_graph
 from bitgraph.graph.types import GraphError
 from bitgraph.graph.verify import verify
 from bitgraph.models.bitnet.forward import loss_graph
-from bitgraph.models.files import write_text
+from bitgraph.passes.checkpoint.checkpoint import Checkpoint
 from bitgraph.passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
 from bitgraph.passes.grad import Grad
 from bitgraph.passes.lora import Lora
-from bitgraph.passes.manager import Pass, PassManager, dump_to
+from bitgraph.passes.manager import Pass, PassManager
 from bitgraph.passes.optimizer import AdamW
 from bitgraph.passes.pipeline import PASSES, parse_pipeline
 from bitgraph.passes.surrogate import Promote, Surrogate
@@ -38,7 +39,13 @@ LOSS = loss_graph(CONFIG, 4)
         ('lora{targets=""}', (Lora(),)),
         ("lora{}", (Lora(),)),
         ('grad{loss="total"}', (Grad("total"),)),
+        ("grad{loss=total}", (Grad("total"),)),
+        ("grad{loss=64MiB},dce", (Grad("64MiB"), EliminateDeadCode())),
+        ("grad{loss=12.5%}", (Grad("12.5%"),)),
+        ("lora{targets=q_proj, rank=2}", (Lora(2, targets=("q_proj",)),)),
         ("adamw{beta1=0, eps=1e-6}", (AdamW(beta1=0.0, eps=1e-6),)),
+        ("checkpoint{budget=64MiB}", (Checkpoint("64MiB"),)),
+        ('checkpoint{budget="1.5 GiB", reserve=3}', (Checkpoint("1.5 GiB", reserve=3),)),
         ("cse,surrogate,promote", (MergeCommonSubexpressions(), Surrogate(), Promote())),
     ],
 )
@@ -65,8 +72,8 @@ def test_a_pipeline_is_read(text: str, passes: tuple[Pass, ...]) -> None:
         ('lora{rank="8"}', "the pass lora: rank is '8', not a int"),
         ("lora{alpha=true}", "the pass lora: alpha is True, not a float"),
         (f"lora{{alpha={10**400}}}", "the pass lora: alpha is 10*, not a float"),
-        ("lora{targets=8}", "the pass lora: targets is 8, not a tuple"),
-        ("grad{loss=1}", "the pass grad: loss is 1, not a str"),
+        ("lora{alpha=64MiB}", "'64MiB' is not a value of an attribute"),
+        ("grad{loss=6 GiB}", "'loss=6 GiB' is not a list of name=value"),
     ],
 )
 def test_a_wrong_pipeline_is_refused(text: str, message: str) -> None:
@@ -133,9 +140,9 @@ def test_errors_of_passes_are_errors_a_person_reads() -> None:
 
 def test_every_stage_is_dumped_and_reads_back_equal(tmp_path: Path) -> None:
     folder = tmp_path / "dumps" / "run 1"
-    on_stage = dump_to(folder, write_text)
+    dumped_stages = Stages(folder)
     assert not folder.exists()
-    result = PassManager(parse_pipeline(TRAINING), on_stage).run(loss_graph(CONFIG, 6))
+    result = PassManager(parse_pipeline(TRAINING), dumped_stages.add).run(loss_graph(CONFIG, 6))
     names = [path.name for path in sorted(folder.iterdir())]
     assert names == [
         "00-input.txt", "01-lora.txt", "02-grad.txt", "03-adamw.txt", "04-cse.txt", "05-dce.txt",
