@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
@@ -100,10 +101,10 @@ def _warm(trainer: Trainer, examples: list[Example]) -> Iterator[StepReport]:
 
 
 def _figures(reports: list[StepReport]) -> dict[str, Any]:
-    seconds = sum(report.seconds for report in reports)
+    """Medians over steps, because other work on the machine slows some of them down."""
     names = {"supervised": "supervised", "real": "tokens", "padded": "slots"}
     return {
-        name: sum(getattr(report, field) for report in reports) / seconds
+        name: median(getattr(report, field) / report.seconds for report in reports)
         for name, field in names.items()
     }
 
