@@ -9,10 +9,12 @@ import click
 from rich.console import Console
 
 from ..backends.numpy.backend import NumpyBackend
+from ..backends.vulkan.footprint import footprint_for
 from ..backends.vulkan.limits import KNOWN_LIMITS, Limits
 from ..backends.vulkan.plan import Plan, make_plan
 from ..backends.vulkan.schedule import Kind
 from ..backends.vulkan.window import window_steps, with_window
+from ..graph.analysis import PLAIN
 from ..graph.errors import BitgraphError
 from ..graph.ir import Graph
 from ..graph.types import DType
@@ -22,6 +24,7 @@ from ..models.bitnet.generate import generation_passes
 from ..models.files import make_folder
 from ..models.training.options import TrainingOptions
 from ..models.training.trainer import BUCKET
+from ..passes.checkpoint.checkpoint import Checkpoint
 from ..passes.manager import Pass, PassManager
 from .dumps import PAGE, dumping, timing_table
 from .options import (
@@ -59,6 +62,12 @@ STAGES = ("train", "loss", "prompt", "decode")
     show_default=True,
     help="Modules that get an adapter, separated by commas.",
 )
+@click.option(
+    "--memory-budget",
+    default="",
+    metavar="SIZE",
+    help="Of a step of training, as in 6GiB; what does not fit is computed again.",
+)
 @click.option("--no-lora", is_flag=True, help="Without adapters; not for a step of training.")
 @click.option("--dump-passes", type=PATH, help="Folder for texts, timings and a page of them.")
 @click.option(
@@ -92,6 +101,8 @@ def compile_(
     """
     if limits is not None and (backend != "auto" or device is not None):
         raise BitgraphError("--limits plans without a device; leave out --backend and --device")
+    if fields["memory_budget"] and stage != "train":
+        raise BitgraphError("--memory-budget is for a step of training; leave it out")
     if no_lora and stage == "train":
         raise BitgraphError("a step of training needs adapters; leave out --no-lora")
     names = tuple(part.strip() for part in targets.split(",") if part.strip())
@@ -104,7 +115,7 @@ def compile_(
         make_folder(dump_passes)
     with dumping(dump_passes) as stages:
         graph = _graph(stage, config, embedding, tokens, context)
-        passes = _passes(stage, config, options, no_lora)
+        passes = _passes(stage, config, options, planning, no_lora)
         graph = PassManager(passes, stages.add).run(graph)
         schedule = _schedule(graph, planning)
         stages.add(len(passes) + 1, "schedule", schedule)
@@ -133,10 +144,11 @@ def _graph(
 
 
 def _passes(
-    stage: str, config: BitNetConfig, options: TrainingOptions, no_lora: bool
+    stage: str, config: BitNetConfig, options: TrainingOptions, limits: Limits | None, no_lora: bool
 ) -> tuple[Pass, ...]:
     if stage == "train":
-        return options.training_passes()
+        footprint = footprint_for(limits) if limits else PLAIN
+        return options.training_passes(Checkpoint(options.memory_budget, footprint=footprint))
     return generation_passes(config, None) if no_lora else options.evaluation_passes()
 
 

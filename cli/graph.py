@@ -4,16 +4,18 @@ from pathlib import Path
 
 import click
 
+from ..backends.vulkan.execution import execution_of
+from ..backends.vulkan.footprint import footprint_for
 from ..backends.vulkan.limits import KNOWN_LIMITS, Limits
+from ..backends.vulkan.plan import make_plan
 from ..graph.errors import BitgraphError
-from ..graph.export.execution import Execution
 from ..graph.export.formats import FORMATS, export
 from ..graph.export.view import make_view
-from ..graph.ir import Graph
 from ..models.bitnet.config import PROJECTIONS
 from ..models.files import atomic_write
 from ..models.training.options import TrainingOptions
 from ..models.training.stages import STAGES, stage_graph
+from ..passes.checkpoint.checkpoint import Checkpoint
 from .options import (
     PATH,
     activation_option,
@@ -37,6 +39,12 @@ from .options import (
     show_default=True,
     help="Modules that get an adapter, separated by commas.",
 )
+@click.option(
+    "--memory-budget",
+    default="",
+    metavar="SIZE",
+    help="Of a step, as in 6GiB; what does not fit is computed again.",
+)
 @click.option("--stage", type=click.Choice(STAGES), default="joint", show_default=True)
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), help="By default what FILE's suffix says."
@@ -57,6 +65,7 @@ def graph(
     tokens: int,
     rank: int,
     targets: str,
+    memory_budget: str,
     stage: str,
     form: str | None,
     opened: tuple[str, ...],
@@ -73,10 +82,12 @@ def graph(
     """
     form = form or _format_of(out)
     names = tuple(part.strip() for part in targets.split(",") if part.strip())
-    options = TrainingOptions(rank=rank, targets=names)
+    options = TrainingOptions(rank=rank, targets=names, memory_budget=memory_budget)
     config, embedding = geometry(model, preset, layers, activation)
-    result = stage_graph(config, options, tokens, stage, embedding)
-    execution = _plan(result, limits, device) if stage == "schedule" else None
+    planning = _limits(limits, device)
+    checkpoint = Checkpoint(memory_budget, footprint=footprint_for(planning))
+    result = stage_graph(config, options, tokens, stage, embedding, checkpoint)
+    execution = execution_of(make_plan(result, planning)) if stage == "schedule" else None
     data = export(make_view(result, stage, execution), form, opened)
     with atomic_write(out) as file:
         file.write(data)
@@ -89,13 +100,6 @@ def _format_of(path: Path) -> str:
     if form not in FORMATS:
         raise BitgraphError(f"{path} does not tell a format; give --format ({', '.join(FORMATS)})")
     return form
-
-
-def _plan(graph: Graph, limits: str | None, device: str | None) -> Execution:
-    from ..backends.vulkan.execution import execution_of
-    from ..backends.vulkan.plan import make_plan
-
-    return execution_of(make_plan(graph, _limits(limits, device)))
 
 
 def _limits(name: str | None, device: str | None) -> Limits:

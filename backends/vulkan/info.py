@@ -201,6 +201,7 @@ def planning_limits(info: DeviceInfo) -> Limits:
         shared_memory=info.limits.shared_memory,
         subgroup=info.subgroup.size,
         bindings=info.limits.storage_bindings,
+        invocations=info.limits.invocations,
         features=offered,
     )
 

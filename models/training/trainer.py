@@ -14,7 +14,7 @@ from ...graph.ir import Graph, Node
 from ...graph.program import ArenaUse, Backend, Pending, Program
 from ...graph.sizes import parse_size
 from ...graph.tensors import Array, HostValue
-from ...passes.checkpoint.checkpoint import UNLIMITED, Checkpoint
+from ...passes.checkpoint.checkpoint import UNLIMITED, BudgetError, Checkpoint
 from ...passes.checkpoint.costs import NOMINAL, CostTable
 from ...passes.checkpoint.report import Report, report
 from ...passes.manager import PassManager
@@ -36,8 +36,8 @@ BUCKET = 128
 _STEPS_DOWN = 256
 """A plan that exceeds the budget is made smaller by one part in so many of it at least."""
 
-OnStage = Callable[[int, str, object], None]
-"""Called with the number, the name and a printable form of each stage of compilation."""
+OnStage = Callable[[int, str, object, float], None]
+"""Called with number, name, a printable form and seconds of each stage of compilation."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +281,9 @@ class Trainer:
 
         A plan takes somewhat more than the pass foresees, for gaps and for the inputs of many
         steps. So the pass runs where a plan exceeds the budget, and is told how much more it was.
+
+        Raises:
+            BudgetError: nothing fits the budget.
         """
         graph = replace(graph, outputs=(graph.output("loss"),))
         budget = self._memory_budget()
@@ -290,21 +293,39 @@ class Trainer:
             least = reserve + parse_size(budget) // _STEPS_DOWN if reserve else 0
             reserve = max(found.taken - found.report.peak, least)
             checkpoint = Checkpoint(budget, self.costs, self._backend.footprint, reserve)
-            found = self._compile_with(checkpoint, graph)
+            try:
+                found = self._compile_with(checkpoint, graph)
+            except BudgetError as error:
+                found = self._compile_smallest(checkpoint, graph, error.smallest)
         on_stage, self._on_stage = self._on_stage, None
         if on_stage is not None:
             for stage in found.stages:
                 on_stage(*stage)
-            on_stage(len(found.stages), "schedule", found.program.schedule)
         return found.program, found.report
 
+    def _compile_smallest(self, checkpoint: Checkpoint, graph: Graph, size: int) -> "_Compiled":
+        """The step that saves least, whose plan may fit although it was not foreseen.
+
+        Raises:
+            BudgetError: it does not; what it takes is the smallest budget.
+        """
+        found = self._compile_with(replace(checkpoint, budget=f"{size}B"), graph)
+        if found.taken > parse_size(checkpoint.budget):
+            raise BudgetError(checkpoint.budget, graph.name, found.taken)
+        return found
+
     def _compile_with(self, checkpoint: Checkpoint, graph: Graph) -> "_Compiled":
-        stages: list[tuple[int, str, Graph]] = []
+        stages: list[tuple[int, str, object, float]] = []
+        clock = _Clock()
         passes = self.options.training_passes(checkpoint)
-        manager = PassManager(passes, lambda *stage: stages.append(stage))
+        manager = PassManager(passes, lambda *stage: stages.append((*stage, clock.lap())))
         final = manager.run(graph)
-        found = report(final, self.costs, self._backend.footprint)
-        return _Compiled(self._backend.compile(final), found, stages)
+        program = self._backend.compile(final)
+        stages.append((len(stages), "schedule", program.schedule, clock.lap()))
+        saving = next(s for _, name, s, _ in stages if name == checkpoint.name)
+        assert isinstance(saving, Graph)
+        found = report(saving, self.costs, self._backend.footprint)
+        return _Compiled(program, found, stages)
 
     def _memory_budget(self) -> str:
         """What the options say, or what the device has."""
@@ -318,7 +339,7 @@ class _Compiled:
 
     program: Program
     report: Report
-    stages: list[tuple[int, str, Graph]]
+    stages: list[tuple[int, str, object, float]]
 
     @property
     def taken(self) -> int:

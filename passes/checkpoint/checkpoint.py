@@ -15,6 +15,21 @@ from .layers import Layer, find_layers, is_recomputed, structure
 from .memory import measure, rewritten
 
 
+class BudgetError(GraphError):
+    """A memory budget that nothing fits; it says the smallest that something does.
+
+    Attributes:
+        smallest: that budget, in bytes.
+    """
+
+    def __init__(self, budget: str, graph: str, smallest: int) -> None:
+        super().__init__(
+            f"a memory budget of {budget} is too small for @{graph}; "
+            f"the smallest that works is {enough(smallest)}"
+        )
+        self.smallest = smallest
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Keeps a step within a memory budget by computing values again for the backward pass.
@@ -39,7 +54,8 @@ class Checkpoint:
         """The graph with clones in its backward pass; itself if it fits as it is.
 
         Raises:
-            BitgraphError: the budget is no size, or no choice fits it; says the smallest that does.
+            BitgraphError: the budget is no size.
+            BudgetError: no choice fits it.
         """
         if not self.budget:
             return graph
@@ -60,10 +76,7 @@ class Checkpoint:
         needed = predicted_bytes(least, self.footprint)
         if needed <= budget:
             return least
-        raise GraphError(
-            f"a memory budget of {self.budget} is too small for @{graph.name}; "
-            f"the smallest that works is {enough(needed + self.reserve)}"
-        )
+        raise BudgetError(self.budget, graph.name, needed + self.reserve)
 
 
 UNLIMITED = Checkpoint()

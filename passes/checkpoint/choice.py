@@ -75,6 +75,8 @@ class Choices:
 
 def cheapest(choices: Choices, budget: int) -> tuple[int, ...] | None:
     """The policies of least time whose peak is within the budget; None if there are none."""
+    if not choices.seconds:
+        return () if choices.peak(()) <= budget else None
     memory, fixed = _memory(choices)
     seconds = np.concatenate([np.asarray(each, np.float64) for each in choices.seconds])
     longest = max(float(seconds.max(initial=0.0)), 1e-12)
@@ -84,6 +86,8 @@ def cheapest(choices: Choices, budget: int) -> tuple[int, ...] | None:
 
 def smallest(choices: Choices) -> tuple[int, ...]:
     """The policies of least peak, which is one more variable, above the memory of each moment."""
+    if not choices.seconds:
+        return ()
     memory, fixed = _memory(choices)
     costs = np.append(np.zeros(memory.shape[1]), 1.0)
     below_peak = np.hstack([memory, np.full((len(memory), 1), -1.0)])

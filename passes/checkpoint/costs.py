@@ -15,6 +15,7 @@ from typing import Final
 
 from ...graph.errors import BitgraphError
 from ...graph.ir import Node
+from ...graph.ops.fused import FUSED, body_of
 from ...graph.text import format_attr
 from ...graph.types import TensorType
 
@@ -76,10 +77,16 @@ Only the relations between ops matter for what is chosen.
 def estimate(node: Node) -> float:
     """Seconds that a node takes, from its op and its shapes alone."""
     moved = sum(value.type.nbytes for value in (*node.inputs, *node.outputs))
-    types = tuple(value.type for value in node.inputs)
-    work, speed = ESTIMATES.get(node.op, (None, 1.0))
-    computing = work(types) / speed if work is not None else 0.0
-    return DISPATCH + max(computing, moved / BANDWIDTH)
+    nodes = body_of(node).nodes if node.op == FUSED else (node,)
+    return DISPATCH + max(sum(map(_computing, nodes)), moved / BANDWIDTH)
+
+
+def _computing(node: Node) -> float:
+    """Seconds that the operations of a product take, 0 for any other op."""
+    if node.op not in ESTIMATES:
+        return 0.0
+    work, speed = ESTIMATES[node.op]
+    return work(tuple(value.type for value in node.inputs)) / speed
 
 
 def signature(node: Node) -> str:

@@ -68,7 +68,7 @@ class Regrouping:
         """Why nodes cannot become one, in one sentence; empty if they can.
 
         The new node would need a value that depends on it (a path leaves the group and comes
-        back), or a value that is needed outside would be lost.
+        back), a value that is needed outside would be lost, or none is needed at all.
         """
         found = self._window(nodes, results, needed)
         return found if isinstance(found, str) else ""
@@ -102,6 +102,8 @@ class Regrouping:
         for value in needed:
             if value not in results:
                 return f"{value} is needed outside, but the fused node does not give it"
+        if not results:
+            return "nothing needs what the group gives"
         members = {key(node) for node in nodes}
         places = [self._place[name] for name in members]
         begin, end = min(places), max(places) + 1

@@ -254,7 +254,9 @@ def _other(total: Node, node: Node) -> Value:
 
 
 def _is_up(node: Node) -> bool:
-    return _is_plain_matmul(node) and bool(node.attributes["transpose_b"])
+    if not _is_plain_matmul(node) or not node.attributes["transpose_b"]:
+        return False
+    return node.inputs[0].type.shape[1] <= NARROW
 
 
 def _chunks(group: list[Node], most: int) -> Iterator[tuple[Node, ...]]:

@@ -71,6 +71,21 @@ def test_without_adapters(bitgraph, tmp_path):
     assert "state %layers.0.self_attn.keys.cache: f32[32,2,32]" in text
 
 
+def test_a_budget_makes_a_step_compute_again(bitgraph, tmp_path):
+    options = ("--preset", "tiny", "--limits", "h100", "--tokens", 512)
+    arenas = []
+    for budget in ("", "8MiB"):
+        given = ("--memory-budget", budget, "--dump-passes", tmp_path / f"dumps{budget}")
+        result = bitgraph("compile", *options, *given)
+        assert result.code == 0, result.err
+        arenas.append(float(re.findall(r"^arenas: ([\d.]+) MiB", result.out, re.M)[0]))
+        (text,) = (
+            path.read_text() for path in (tmp_path / f"dumps{budget}").glob("*checkpoint.txt")
+        )
+        assert ("/recompute" in text) == bool(budget)
+    assert arenas[1] < 8 < arenas[0]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

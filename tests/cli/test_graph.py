@@ -57,6 +57,20 @@ def test_the_fused_graph_is_the_joint_one_with_fewer_nodes(bitgraph, tmp_path):
     assert sum(body_size(node) for node in after.nodes) == len(before.nodes)
 
 
+def test_a_budget_shows_what_is_recomputed(bitgraph, tmp_path):
+    out, plain = tmp_path / "step.json", tmp_path / "plain.json"
+    stage = ("--preset", "tiny", "--tokens", 512, "--stage", "checkpointed")
+    assert bitgraph("graph", *stage, "-o", plain).code == 0
+    assert bitgraph("graph", *stage, "--memory-budget", "10MiB", "-o", out).code == 0
+    categories = [
+        {node["category"] for node in json.loads(path.read_text())["nodes"]}
+        for path in (plain, out)
+    ]
+    assert categories[1] - categories[0] == {"recomputed"}
+    said = refusal(bitgraph("graph", *stage, "--memory-budget", "1KiB", "-o", tmp_path / "no.svg"))
+    assert "the smallest that works is" in said
+
+
 def body_size(node):
     """Nodes that a node stands for."""
     return len(parse_graph(node.attributes["body"]).nodes) if node.op == "fused" else 1

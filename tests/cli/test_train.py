@@ -139,7 +139,8 @@ def test_clipping_and_weight_decay_change_the_result(train):
 def test_dumps_hold_a_graph_for_every_pass(train, tmp_path):
     train("run", "--max-steps", 2, "--dump-passes", tmp_path / "dumps")
     assert (tmp_path / "dumps" / "index.html").exists()
-    assert "01-lora" in (tmp_path / "dumps" / "timing.txt").read_text()
+    *_, total = (tmp_path / "dumps" / "timing.txt").read_text().splitlines()
+    assert float(total.split()[1]) > 0
     files = sorted((tmp_path / "dumps").glob("[0-9]*.txt"))
     passes = ("input", "lora", "grad", "adamw", "cse", "dce", "checkpoint", "fuse")
     names = [f"{number:02d}-{name}" for number, name in enumerate(passes)]

@@ -201,5 +201,7 @@ def test_checkpoint_says_the_smallest_budget(pipeline: str) -> None:
     assert "a.re" in run("checkpoint{budget=35KiB}", LAYER)
 
 
-def test_checkpoint_needs_a_backward_pass_to_save_for() -> None:
-    check_refused("checkpoint{budget=1B}", MLP, "the smallest that works is")
+@pytest.mark.parametrize("scope", ["layers.0/mlp", "mlp"])
+def test_checkpoint_needs_layers_with_a_backward_pass_to_save_for(scope: str) -> None:
+    text = MLP.replace("layers.0/mlp", scope)
+    check_refused("checkpoint{budget=1B}", text, "the smallest that works is")

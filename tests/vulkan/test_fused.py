@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pytest
+from bitgraph.backends.equivalence import TOLERANCES
 from bitgraph.backends.numpy.backend import NumpyBackend
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.chains import Chain, Step, parse_chain
@@ -132,7 +133,9 @@ def test_a_pattern_is_one_dispatch_and_right(name: str, run: Run) -> None:
     for rows, width in ((1, 1), (5, 7), (3, 640)):
         graph = lone(FOUND[name], rows, width)
         values = drawn(graph)
-        assert_nearly(run(graph, values), evaluate(graph, values), SUMS)
+        cancels = width == 1 and "norm_grad" in name  # a row of one column: what is left is noise
+        tolerance = TOLERANCES["rms_norm_grad"] if cancels else SUMS
+        assert_nearly(run(graph, values), evaluate(graph, values), tolerance)
     assert len(lower_calls(graph, Limits()).calls) == 1
 
 
@@ -351,9 +354,9 @@ def test_equal_chains_share_a_kernel() -> None:
 
 
 def test_a_result_takes_the_place_only_of_what_is_read_by_then() -> None:
-    """The third tensor is read in the loop behind the reduction, after the sum is written."""
-    text = "chain_mmvm__add_0_1__rms_norm_4_2__mul_5_3__4_6"
-    total, product = kernel(text).parameters[-2:]
+    """The sum is written in the second loop, the third tensor read in the third."""
+    chain = "chain_mmvm__add_0_1__rms_norm_4_2__rms_norm_5_2__mul_6_3__4_7"
+    total, product = kernel(chain).parameters[-2:]
     assert total.over == ("v0", "v1")
     assert product.over == ("v0", "v1", "v3")
 

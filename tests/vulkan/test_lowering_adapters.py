@@ -28,9 +28,10 @@ DOT = frozenset({"integer_dot_product"})
 UNITS = Limits(
     shared_memory=49152,
     bindings=64,
+    invocations=1024,
     features=frozenset({"cooperative_matrix_s8", "cooperative_matrix_f16", "subgroup_shuffle"}),
 )
-FEW = Limits(bindings=7, max_groups=29)
+FEW = Limits(bindings=7, max_groups=29, shared_memory=32768)
 """Members in several dispatches, workgroups in y."""
 
 
@@ -128,6 +129,8 @@ FORWARD = [
     forward(70, 516, (130,), 5, dtype="f32", residual=True),
     forward(3, 1000, (12, 9), 16, dtype="f32"),
     forward(1, 128, (64,), 4, head=16),
+    forward(5, 256, (12, 60), 3, head=6),
+    forward(2, 1280, (128,), 0, head=128),
     forward(37, 256, (96, 24), 16, head=12),
 ]
 BACKWARD = [
@@ -272,6 +275,7 @@ VARIANTS = [
         for options in ("", "+low", "+added", "+low+added")
     ),
     *(f"{name}{members}" for name in MEANINGS for members in ("", "+3")),
+    *(f"ternary_matvec{dot}{low}+rotated" for dot in ("", "_dot") for low in ("", "+low")),
     "ternary_matmul_cm+rotated",
     "ternary_matmul_cm+low+rotated",
     "thin_matmul+power+2",
@@ -295,3 +299,18 @@ def test_kernels_are_what_their_heads_say(target: str) -> None:
         for binding, parameter in zip(interface.bindings, record.parameters, strict=True):
             assert binding.readable == (parameter.access is not Access.WRITE), name
             assert binding.writable == (parameter.access is not Access.READ), name
+
+
+@pytest.mark.parametrize("limits", [PLAIN, UNITS], ids=["plain", "units"])
+def test_what_is_multiplied_and_added_keeps_its_place(limits: Limits) -> None:
+    """A sum must not be written over an operand that other workgroups still multiply."""
+    b = GraphBuilder("twice")
+    dy = b.op("silu", b.add_input("dy", tensor("f32", 140, 128), Role.INPUT))
+    w = b.add_input("w", tensor("t2", 128, 128), Role.WEIGHT)
+    total = b.op("silu", b.op("add", b.op("ternary_matmul_t", dy, w), dy))
+    graph = b.finish((total,))
+    values = drawn(graph)
+    fused = Fuse()(graph)
+    assert "product_gradients" in {n.attributes.get("pattern") for n in fused.nodes}
+    for seed in range(3):
+        assert_right(graph, simulate(fused, values, limits, seed), values)

@@ -11,16 +11,19 @@ from bitgraph.backends.vulkan.footprint import footprint_for
 from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.analysis import input_bytes
+from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Graph, Role
+from bitgraph.graph.sizes import parse_size
 from bitgraph.models.bitnet.config import BitNetConfig
 from bitgraph.models.bitnet.forward import loss_graph
 from bitgraph.models.bitnet.presets import preset_config
 from bitgraph.models.data.examples import Example, prompted
 from bitgraph.models.training.options import TrainingOptions
 from bitgraph.models.training.trainer import Trainer
-from bitgraph.passes.checkpoint.checkpoint import UNLIMITED, Checkpoint, predicted_bytes
+from bitgraph.passes.checkpoint.checkpoint import Checkpoint, predicted_bytes
 from bitgraph.passes.checkpoint.layers import is_recomputed
 from bitgraph.passes.checkpoint.report import report
+from bitgraph.passes.fuse.fuse import Fuse
 from bitgraph.passes.manager import PassManager
 from tiny_model import CONFIG, model_values
 from vulkan_cases import kernel_device
@@ -43,7 +46,7 @@ MODELS = {
 def training_step(config: BitNetConfig, tokens: int) -> Graph:
     graph = loss_graph(config, tokens)
     graph = replace(graph, outputs=(graph.output("loss"),))
-    return PassManager(TrainingOptions().training_passes()).run(graph)
+    return PassManager(TrainingOptions().joint_passes()).run(graph)
 
 
 @pytest.mark.parametrize("limits", [GPU, CPU], ids=["gpu", "cpu"])
@@ -60,6 +63,9 @@ def test_what_is_predicted_is_what_is_planned(model: str, limits: Limits, share:
     plan = make_plan(step, limits)
     assert predicted == pytest.approx(plan.lower_bound, rel=0.005)
     assert predicted == pytest.approx(plan.arena_bytes, rel=0.03)
+    fused = make_plan(Fuse()(step), limits)
+    print(f"fused: {predicted / fused.arena_bytes:.4f}")
+    assert predicted == pytest.approx(fused.arena_bytes, rel=0.03)
 
 
 def test_all_passes_of_a_large_model_take_seconds() -> None:
@@ -67,13 +73,15 @@ def test_all_passes_of_a_large_model_take_seconds() -> None:
     config, needs = preset_config("2b-4t"), footprint_for(GPU)
     graph = loss_graph(config, 2048)
     graph = replace(graph, outputs=(graph.output("loss"),))
-    whole = PassManager(TrainingOptions().training_passes()).run(graph)
+    whole = PassManager(TrainingOptions().joint_passes()).run(graph)
     inputs = input_bytes(whole)
     activations = predicted_bytes(whole, needs) - inputs
     begin = time.process_time()  # other work on the machine does not count
     budget = f"{inputs + activations // 8}B"
     passes = TrainingOptions().training_passes(Checkpoint(budget, footprint=needs))
-    step = PassManager(passes).run(graph)
+    stages: dict[str, Graph] = {}
+    PassManager(passes, lambda number, name, stage: stages.update({name: stage})).run(graph)
+    step = stages["checkpoint"]
     seconds = time.process_time() - begin
     print(f"{seconds:.1f} s, {report(step, footprint=needs).extra:.1%} more to compute")
     assert predicted_bytes(step, needs) - inputs <= activations // 8
@@ -107,6 +115,16 @@ def test_a_step_on_a_device_keeps_to_its_budget_and_its_bits() -> None:
     assert any(np.any(tensor) for name, tensor in second.items() if "lora_B" in name)
 
 
+def test_the_smallest_budget_that_is_named_works_on_a_device() -> None:
+    backend = VulkanBackend(kernel_device())
+    with pytest.raises(BitgraphError, match="a memory budget of 1KiB is too small") as caught:
+        train(backend, "1KiB")
+    smallest = str(caught.value).rsplit(" ", 1)[-1]
+    tight, losses = train(backend, smallest)
+    assert tight.device_bytes(examples()) <= parse_size(smallest)
+    assert losses == train(backend, "")[1]
+
+
 def test_a_backend_says_what_memory_it_has() -> None:
     backend = VulkanBackend(kernel_device())
     assert 0 < backend.memory <= backend.device.info.memory
@@ -120,7 +138,7 @@ def test_a_profile_times_every_node_that_is_dispatched() -> None:
 
     measured = trainer.profile(make_batch(examples()[:2], 64))
     ops = {node.op for node, _ in measured}
-    graph = PassManager(trainer.options.training_passes(UNLIMITED)).run(loss_graph(CONFIG, 128))
+    graph = PassManager(trainer.options.joint_passes()).run(loss_graph(CONFIG, 128))
     assert ops == {node.op for node in graph.nodes} - {"reshape"}
     assert all(0 < seconds < 10 for _, seconds in measured)
     assert graph.inputs_of(Role.PARAM)

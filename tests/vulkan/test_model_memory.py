@@ -65,6 +65,8 @@ def test_a_device_has_the_limits_that_are_known_of_it(name: str, part: str) -> N
     assert known.max_groups <= real.max_groups
     assert known.shared_memory <= real.shared_memory
     assert known.subgroup == real.subgroup
+    assert known.bindings <= real.bindings
+    assert known.invocations <= real.invocations
     assert known.features <= real.features
 
 

@@ -9,6 +9,7 @@ from ....graph.ops.fused import expanded
 from ....graph.tensors import HostValue
 from ....graph.types import tensor
 from ....passes.fuse.products import Low, Through, low_of, through_products
+from ..limits import Limits
 from ..variants import with_members
 from .calls import Lowering, Meaning, Rule, fused_rule, groups_for
 from .linear import (
@@ -167,9 +168,14 @@ def _thin_contract(lowering: Lowering, nodes: Sequence[Node]) -> None:
 
 
 def _lanes(lowering: Lowering) -> dict[str, int | float]:
-    """Threads that share a square of sums: as many as shared memory has room for."""
-    lanes = 16 if lowering.limits.shared_memory >= 4 * _TILE**2 * (16 + 1) else 8
+    """Threads that share a square of sums: as many as the device has room for."""
+    lanes = next((lanes for lanes in (32, 16) if _fits(lanes, lowering.limits)), 8)
     return {"LANES": lanes, "WORKGROUP": 16 * lanes}
+
+
+def _fits(lanes: int, limits: Limits) -> bool:
+    """Whether thin.glsl's shared sums and threads are within the limits."""
+    return 4 * _TILE**2 * (lanes + 1) <= limits.shared_memory and 16 * lanes <= limits.invocations
 
 
 def _thin_matmul_meaning(across: bool) -> Meaning:

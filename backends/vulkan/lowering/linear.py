@@ -72,7 +72,7 @@ def ternary_product(lowering: Lowering, x: Value, w: Value, y: Value, extras: Ex
     sizes = (*x.type.shape, w.type.shape[0])
     if x.type.dtype is not DType.Q8:
         _product(lowering, "ternary_matmul_f32", sizes, extras=extras, x=x, w=w, y=y)
-    elif sizes[0] <= FEW_ROWS and sizes[1] % GROUP == 0:
+    elif _is_matvec(x):
         _ternary_matvec(lowering, sizes, x, w, y, extras)
     else:
         _ternary_tiles(lowering, sizes, x, w, y, extras)
@@ -84,6 +84,8 @@ def _ternary_matvec(
     rows, inner, columns = sizes
     lanes, groups = lanes_for(inner // _STRIP, columns, lowering.limits)
     constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **lanes, **extras.constants}
+    if extras.table is not None:
+        constants["WIDTH"] = extras.table.type.shape[1]
     kernel = f"ternary_matvec{_dot(lowering)}{extras.options}"
     lowering.call(kernel, groups, constants, x=x, w=w, y=y, **extras.operands)
 
@@ -114,12 +116,22 @@ def _codes_tile(lowering: Lowering, x: Value, w: Value) -> Tile | None:
 
 
 def rotates(lowering: Lowering, x: Value, w: Value, rope: Node) -> bool:
-    """Whether the kernel of x w^T can rotate the heads too: a tile is as wide as a head."""
+    """Whether the kernel of x w^T can rotate the heads too.
+
+    On matrix units a tile must be as wide as a head; for few rows any head will do.
+    """
+    if rope.attributes["inverse"] or x.type.dtype is not DType.Q8:
+        return False
+    if _is_matvec(x):
+        return True
     tile = _codes_tile(lowering, x, w)
     shuffles = "subgroup_shuffle" in lowering.limits.features
-    forwards = not rope.attributes["inverse"]
-    head = rope.inputs[0].type.shape[2]
-    return tile is not None and shuffles and forwards and head == tile.columns
+    return tile is not None and shuffles and rope.inputs[0].type.shape[2] == tile.columns
+
+
+def _is_matvec(x: Value) -> bool:
+    """Whether a product with int8 activations is a matter of reading the weights once."""
+    return x.type.shape[0] <= FEW_ROWS and x.type.shape[1] % GROUP == 0
 
 
 def _dot(lowering: Lowering) -> str:
