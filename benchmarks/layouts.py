@@ -75,6 +75,7 @@ def main(
     timed: dict[str, list[StepReport]] = defaultdict(list)
     for _ in range(rounds):
         for layout in layouts:
+            next(runs[layout])  # its seconds go back to the layout's last turn
             timed[layout] += islice(runs[layout], steps)
     figures = {layout: _figures(reports) for layout, reports in timed.items()}
     for layout, row in figures.items():
