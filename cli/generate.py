@@ -11,7 +11,9 @@ from ..models.adapters.peft import load_adapter
 from ..models.bitnet.checkpoint import load_checkpoint
 from ..models.bitnet.generate import Generator, Sampling
 from ..models.bitnet.tokenizer import Tokenizer
-from ..models.data.alpaca import AlpacaRecord, render
+from ..models.data.encoding import encode_prompt
+from ..models.data.records import Turn
+from ..models.data.templates.template import load_template
 from .options import (
     PATH,
     activation_option,
@@ -29,10 +31,9 @@ from .options import (
 @click.argument("prompt")
 @click.option(
     "--template",
-    type=click.Choice(["raw", "alpaca"]),
     default="raw",
     show_default=True,
-    help="raw: the prompt as it is; alpaca: the prompt as an instruction.",
+    help="raw: the prompt as it is; else as a user's words: alpaca, bitnet-chat, or a Jinja file.",
 )
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option(
@@ -72,8 +73,10 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, seed)
     checkpoint = load_checkpoint(model, activation)
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata, str(model))
-    text = render(AlpacaRecord(prompt, "", ""))[0] if template == "alpaca" else prompt
-    ids = tokenizer.encode(text, bos=tokenizer.add_bos)
+    if template == "raw":
+        ids = tokenizer.encode(prompt, bos=tokenizer.add_bos)
+    else:
+        ids = encode_prompt([Turn("user", prompt)], load_template(template), tokenizer)
     if not ids:
         raise BitgraphError("the prompt is empty; give some text")
     generator = Generator(

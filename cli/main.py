@@ -11,6 +11,7 @@ import click
 from .. import __version__
 from ..graph.errors import BitgraphError
 from .compile import compile_
+from .data import data
 from .devices import devices
 from .diff_backends import diff_backends
 from .generate import generate
@@ -33,6 +34,7 @@ _COMMANDS = (
     train,
     generate,
     compile_,
+    data,
     devices,
     diff_backends,
     graph,

@@ -1,7 +1,7 @@
 """What a training run is asked to do."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ...graph.errors import BitgraphError
@@ -16,6 +16,8 @@ from ...passes.manager import Pass
 from ...passes.optimizer import AdamW, Optimizer, Sgd
 from ..adapters.lora import LoraAdapter, Tensor
 from ..bitnet.config import PROJECTIONS
+from ..data.examples import Example, lengths_of
+from ..data.ordering import Batching, Layout, plan_epoch
 from .schedule import SCHEDULES, learning_rate
 
 OPTIMIZERS = ("adamw", "sgd")
@@ -42,6 +44,8 @@ class TrainingOptions:
         batch_size: examples of a batch.
         accumulate: batches a step; their gradients are summed.
         max_seq_len: tokens an example is cut to.
+        layout: how examples are laid out in a step; see `Batching`.
+        tokens_per_step: slots of a packed step, 0 for batch_size * max_seq_len.
         seed: of the adapter's first values and of the order of examples.
         max_grad_norm: gradients are clipped to this global norm, 0 for no clipping.
         weight_decay: of the optimizer.
@@ -69,6 +73,8 @@ class TrainingOptions:
     batch_size: int = 8
     accumulate: int = 1
     max_seq_len: int = 512
+    layout: Layout = "flat"
+    tokens_per_step: int = 0
     seed: int = 0
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
@@ -78,7 +84,15 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         for name in ("rank", "epochs", "batch_size", "accumulate"):
             self._expect(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("max_steps", "warmup", "seed", "max_grad_norm", "weight_decay", "lr"):
+        for name in (
+            "max_steps",
+            "tokens_per_step",
+            "warmup",
+            "seed",
+            "max_grad_norm",
+            "weight_decay",
+            "lr",
+        ):
             value = getattr(self, name)
             self._expect(name, math.isfinite(value) and value >= 0, "must not be negative or nan")
         self._expect("alpha", math.isfinite(self.alpha) and self.alpha > 0, "must be positive")
@@ -118,6 +132,11 @@ class TrainingOptions:
             dropout=self.dropout,
             seed=self.seed % 2**32,
         )
+
+    def batching(self, bucket: int = 1) -> Batching:
+        """How examples are shared out over steps, slots rounded up to a multiple of `bucket`."""
+        tokens = self.tokens_per_step or self.batch_size * self.max_seq_len
+        return Batching(self.layout, self.batch_size, tokens, bucket)
 
     def optimizer_pass(self) -> Optimizer:
         """The pass that updates the adapters."""
@@ -178,7 +197,9 @@ def _pairs(pattern: tuple[str, ...]) -> Iterator[tuple[str, float]]:
         yield name, float(value)
 
 
-def total_steps(options: TrainingOptions, examples: int) -> int:
-    """Steps of a run over so many examples."""
-    steps = options.epochs * math.ceil(examples / (options.batch_size * options.accumulate))
+def total_steps(options: TrainingOptions, examples: Sequence[Example]) -> int:
+    """Steps of a run over these examples."""
+    lengths, batching = lengths_of(examples), options.batching()
+    plans = (plan_epoch(lengths, batching, options.seed, n) for n in range(options.epochs))
+    steps = sum(math.ceil(len(plan) / options.accumulate) for plan in plans)
     return min(steps, options.max_steps) if options.max_steps else steps

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from ...graph.errors import BitgraphError
 from ..adapters.peft import save_adapter
-from ..data.alpaca import Example
+from ..data.examples import Example
 from .checkpoints import (
     CheckpointWriter,
     Progress,
@@ -143,7 +143,7 @@ class Run:
         Raises:
             BitgraphError: a step is not finite, or something cannot be written.
         """
-        agenda = _Agenda(self.options, total_steps(self.trainer.options, len(self.training)), stop)
+        agenda = _Agenda(self.options, total_steps(self.trainer.options, self.training), stop)
         with CheckpointWriter(self.folder, self.options.keep) as writer:
             if not self.progress.step:
                 yield from self._evaluate()
@@ -241,8 +241,8 @@ def _digest(examples: Sequence[Example]) -> str:
     """SHA-256 of what is trained on, in order."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(f"{example.prompt_length} {example.tokens.size} ".encode())
         digest.update(example.tokens.astype("<i4").tobytes())
+        digest.update(example.trained.tobytes())
     return digest.hexdigest()
 
 

@@ -22,8 +22,9 @@ from ...passes.optimizer import initial_state
 from ..adapters.lora import LoraAdapter, initial_tensors
 from ..bitnet.config import BitNetConfig, projection_shapes
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
-from ..data.alpaca import Example
-from ..data.batching import TokenBatch, epoch_batches, make_batch, share_weights
+from ..data.batching import TokenBatch, share_weights
+from ..data.examples import Example, lengths_of
+from ..data.ordering import plan_epoch
 from .budget import CompiledStep, StepCompiler
 from .options import TrainingOptions, total_steps
 
@@ -47,8 +48,9 @@ class StepReport:
         loss: mean over the supervised tokens, before the update.
         grad_norm: global norm before clipping.
         lr: learning rate used.
-        tokens: real tokens of the batch, and of these the supervised ones.
+        tokens: real tokens of the batch.
         supervised: how many of them carry a label.
+        slots: tokens that the program computed, padding included.
         seconds: wall time of the step.
     """
 
@@ -59,6 +61,7 @@ class StepReport:
     lr: float
     tokens: int
     supervised: int
+    slots: int
     seconds: float
 
 
@@ -149,8 +152,9 @@ class Trainer:
     def evaluate(self, examples: Sequence[Example]) -> float:
         """Mean loss over all supervised tokens of a data set."""
         total, count = 0.0, 0
-        for begin in range(0, len(examples), self.options.batch_size):
-            batch = make_batch(examples[begin : begin + self.options.batch_size], self._bucket)
+        batching = self.options.batching(self._bucket)
+        for chosen in plan_epoch(lengths_of(examples), batching, 0, 0, shuffle=False):
+            batch = batching.batch([examples[index] for index in chosen])
             results = self._program("eval", batch.tokens.size).run(batch.inputs())
             total += float(np.sum(results["nll"], dtype=np.float64))
             count += batch.supervised_tokens
@@ -210,7 +214,7 @@ class Trainer:
             BitgraphError: a step's loss or gradient is not finite; neither it nor one that was
                 under way behind it changed anything.
         """
-        total = total_steps(self.options, len(examples))
+        total = total_steps(self.options, examples)
         parts = self._parts(examples, total, begin)
         reporter = _Reporter(total)
         under_way: deque[_Begun] = deque()
@@ -234,9 +238,11 @@ class Trainer:
 
     def _steps(self, examples: Sequence[Example]) -> Iterator[tuple[TokenBatch, ...]]:
         """The batches of each step, weighted as one large batch would be."""
-        options = self.options
+        options, lengths = self.options, lengths_of(examples)
+        batching = options.batching(self._bucket)
         for epoch in range(options.epochs):
-            batches = epoch_batches(examples, options.batch_size, options.seed, epoch, self._bucket)
+            plan = plan_epoch(lengths, batching, options.seed, epoch)
+            batches = (batching.batch([examples[index] for index in chosen]) for chosen in plan)
             while step := tuple(islice(batches, options.accumulate)):
                 yield share_weights(step) if options.accumulate > 1 else step
 
@@ -293,9 +299,7 @@ class Trainer:
 
     def _most_tokens(self, examples: Sequence[Example]) -> int:
         """Tokens of the largest batch that these examples can make."""
-        most = sorted((example.tokens.size for example in examples), reverse=True)
-        tokens = sum(most[: self.options.batch_size])
-        return -(-tokens // self._bucket) * self._bucket
+        return self.options.batching(self._bucket).most_slots(lengths_of(examples))
 
     def _program(self, purpose: str, tokens: int) -> Program:
         key = (purpose, tokens)
@@ -368,23 +372,29 @@ class _Reporter:
     def __init__(self, total: int) -> None:
         self._total = total
         self._last = time.perf_counter()
-        self._loss, self._tokens, self._supervised = 0.0, 0, 0
+        self._loss = 0.0
+        self._batches: list[TokenBatch] = []
 
     def add(self, batch: TokenBatch, loss: float) -> None:
         """Count a batch; the losses of a step's batches add up to the step's."""
         self._loss += loss
-        self._tokens += batch.real_tokens
-        self._supervised += batch.supervised_tokens
+        self._batches.append(batch)
 
     def report(self, part: _Part, norm: float) -> StepReport:
         """The report of the batches since the last one."""
         now = time.perf_counter()
         report = StepReport(
-            part.step, self._total, self._loss, norm, part.lr, self._tokens, self._supervised,
-            now - self._last,
-        )  # fmt: skip
-        self._last = now
-        self._loss, self._tokens, self._supervised = 0.0, 0, 0
+            step=part.step,
+            total=self._total,
+            loss=self._loss,
+            grad_norm=norm,
+            lr=part.lr,
+            tokens=sum(batch.real_tokens for batch in self._batches),
+            supervised=sum(batch.supervised_tokens for batch in self._batches),
+            slots=sum(batch.tokens.size for batch in self._batches),
+            seconds=now - self._last,
+        )
+        self._last, self._loss, self._batches = now, 0.0, []
         return report
 
 
