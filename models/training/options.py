@@ -77,6 +77,8 @@ class TrainingOptions:
         if self.memory_budget:
             parse_size(self.memory_budget)
         self._expect("max_seq_len", self.max_seq_len >= 2, "must be at least 2")
+        packed = self.layout == "pack" or not self.tokens_per_step
+        self._expect("tokens_per_step", packed, "is the size of packed steps; add --pack")
         self._expect("targets", bool(self.targets), "must name at least one module")
         for target in self.targets:
             known = f"is not one of {', '.join(PROJECTIONS)}"
