@@ -15,7 +15,10 @@ PATH = click.Path(path_type=Path)
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 model_option = click.option(
-    "--model", type=PATH, required=True, help="BitNet model, a GGUF file with I2_S weights."
+    "--model",
+    type=PATH,
+    required=True,
+    help="BitNet model: a GGUF file, or a Hugging Face folder.",
 )
 activation_option = click.option(
     "--activation",
