@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..graph.errors import BitgraphError
-from ..models.adapters.peft import load_adapter
+from ..models.adapters.formats import read_adapter
 from ..models.bitnet.checkpoint import load_checkpoint
 from ..models.bitnet.generate import Generator, Sampling
 from ..models.bitnet.tokenizer import Tokenizer
@@ -25,7 +25,9 @@ from .options import (
 
 @click.command()
 @model_option
-@click.option("--lora", type=PATH, help="Folder of a LoRA adapter in PEFT's format.")
+@click.option(
+    "--lora", type=PATH, help="LoRA adapter, in any format that `bitgraph export` writes."
+)
 @click.argument("prompt")
 @click.option(
     "--template",
@@ -80,7 +82,7 @@ def generate(
         checkpoint.config,
         checkpoint.weights,
         make_backend(backend, device),
-        load_adapter(lora) if lora else None,
+        read_adapter(lora, checkpoint.config) if lora else None,
         context=len(ids) + max_tokens,
     )
     stream, count, begin = tokenizer.stream(), 0, time.perf_counter()

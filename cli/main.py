@@ -10,6 +10,7 @@ import click
 
 from .. import __version__
 from ..graph.errors import BitgraphError
+from .adapters import export, import_, merge
 from .devices import devices
 from .generate import generate
 from .init import init
@@ -25,7 +26,7 @@ def cli() -> None:
     """LoRA fine-tuning and generation for BitNet b1.58."""
 
 
-for command in (train, generate, devices, init, inspect, opt, verify):
+for command in (train, generate, export, import_, merge, devices, init, inspect, opt, verify):
     cli.add_command(command)
 
 
