@@ -59,6 +59,7 @@ $(VENV)/typecheck: Makefile | $(BIN)/python
 
 test: $(VENV)/.ready-dev $(VENV)/typecheck
 	@if [ -x .ci/install-vulkan ]; then .ci/install-vulkan; fi
+	@if [ -x .ci/install-chromium ]; then .ci/install-chromium; fi
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPYPATH=$(VENV)/typecheck $(BIN)/mypy -p bitgraph

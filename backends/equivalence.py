@@ -6,17 +6,20 @@ they are added in, functions such as exp by what the device's are worth. Gradien
 take f16 operands, scaled so that nothing overflows: 11 bits of each.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..graph.build import GraphBuilder
-from ..graph.ir import Graph, Role
+from ..graph.ir import Graph, Node, Role
 from ..graph.ops import OPS
 from ..graph.ops.record import Case
 from ..graph.program import Backend
 from ..graph.tensors import HostValue, Quantized
+from ..graph.text import parse_graph
+from ..graph.types import TensorType
 from .numpy.evaluate import evaluate
 
 EXACT = 0.0
@@ -63,6 +66,7 @@ TOLERANCES: dict[str, float] = {
     "attention_grad": FUNCTIONS,
     "linear_cross_entropy": FUNCTIONS,
     "linear_cross_entropy_grad": UNITS,
+    "fused": SUMS,
 }
 
 
@@ -89,13 +93,22 @@ class Finding:
 
 
 def case_graph(op: str, case: Case) -> Graph:
-    """The graph of one application of an op; its operands are inputs named x0, x1, ..."""
+    """The graph of one case of an op; see `op_graph`."""
+    return op_graph(op, tuple(operand.type for operand in case.operands), case.attrs)
+
+
+def op_graph(op: str, types: Sequence[TensorType], attrs: Mapping[str, Any]) -> Graph:
+    """The graph of one application of an op; its operands are states named x0, x1, ..."""
     builder = GraphBuilder(op)
-    operands = tuple(
-        builder.add_input(f"x{k}", operand.type, Role.STATE)
-        for k, operand in enumerate(case.operands)
-    )
-    return builder.finish(builder.ops(op, *operands, **case.attrs))
+    operands = (builder.add_input(f"x{k}", type, Role.STATE) for k, type in enumerate(types))
+    return builder.finish(builder.ops(op, *operands, **attrs))
+
+
+def tolerance_of(node: Node) -> float:
+    """How far the results of a node may be off; errors add up along the body of a fused one."""
+    if "body" not in node.attributes:
+        return TOLERANCES[node.op]
+    return sum(TOLERANCES[inner.op] for inner in parse_graph(node.attributes["body"]).nodes)
 
 
 def relative_error(given: HostValue, wanted: HostValue) -> float:
@@ -136,9 +149,19 @@ def check_graph(
 ) -> Iterator[Finding]:
     """Compare the outputs of one graph."""
     wanted = evaluate(graph, {**persistent, **inputs})
+    given = run_graph(backend, graph, persistent, inputs)
+    for name, value in wanted.items():
+        yield Finding(f"{subject} %{name}".strip(), relative_error(given[name], value), tolerance)
+
+
+def run_graph(
+    backend: Backend,
+    graph: Graph,
+    persistent: Mapping[str, HostValue],
+    inputs: Mapping[str, HostValue],
+) -> dict[str, HostValue]:
+    """All outputs of a graph that is run once, those too that took the place of an input."""
     backend.load(persistent)
     arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray)}
     given: dict[str, HostValue] = dict(backend.compile(graph).run(arrays))
-    given |= {alias.output: backend.read(alias.donated) for alias in graph.aliases}
-    for name, value in wanted.items():
-        yield Finding(f"{subject} %{name}".strip(), relative_error(given[name], value), tolerance)
+    return given | {alias.output: backend.read(alias.donated) for alias in graph.aliases}

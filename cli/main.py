@@ -11,8 +11,11 @@ import click
 from .. import __version__
 from ..graph.errors import BitgraphError
 from .adapters import export, import_, merge
+from .compile import compile_
 from .devices import devices
+from .diff_backends import diff_backends
 from .generate import generate
+from .graph import graph
 from .init import init
 from .inspect import inspect
 from .opt import opt
@@ -26,7 +29,22 @@ def cli() -> None:
     """LoRA fine-tuning and generation for BitNet b1.58."""
 
 
-for command in (train, generate, export, import_, merge, devices, init, inspect, opt, verify):
+_COMMANDS = (
+    train,
+    generate,
+    export,
+    import_,
+    merge,
+    compile_,
+    devices,
+    diff_backends,
+    graph,
+    init,
+    inspect,
+    opt,
+    verify,
+)
+for command in _COMMANDS:
     cli.add_command(command)
 
 

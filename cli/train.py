@@ -28,10 +28,10 @@ from ..models.bitnet.checkpoint import Checkpoint, load_checkpoint
 from ..models.bitnet.config import PROJECTIONS
 from ..models.bitnet.tokenizer import Tokenizer
 from ..models.data.alpaca import EncodedSet, load_alpaca, tokenize
-from ..models.files import make_folder, write_text
+from ..models.files import make_folder
 from ..models.training.options import TrainingOptions, total_steps
 from ..models.training.trainer import StepReport, Trainer
-from ..passes.manager import dump_to
+from .dumps import dumping
 from .options import (
     PATH,
     CommandT,
@@ -85,7 +85,7 @@ def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
     help="Write the adapter every so many steps too; 0 for only at the end.",
 )
 @click.option("--force", is_flag=True, help="Replace an adapter that --out already holds.")
-@click.option("--dump-passes", type=PATH, help="Folder for the graph's text after every pass.")
+@click.option("--dump-passes", type=PATH, help="Folder for texts, timings and a page of them.")
 @activation_option
 @backend_option
 @device_option
@@ -118,14 +118,15 @@ def train(
         for path in (data, eval_data)
         if path is not None
     }
-    on_stage = dump_to(dump_passes, write_text) if dump_passes else None
-    trainer = Trainer(
-        checkpoint.config, checkpoint.weights, make_backend(backend, device), options, on_stage
-    )
-    for folder in filter(None, (dump_passes, out)):
-        make_folder(folder)
+    computing = make_backend(backend, device)
+    with dumping(dump_passes) as stages:
+        on_stage = stages.add if dump_passes else None
+        trainer = Trainer(checkpoint.config, checkpoint.weights, computing, options, on_stage)
+        for folder in filter(None, (dump_passes, out)):
+            make_folder(folder)
+        needed = trainer.device_bytes(sets[data].examples)
     _describe(console, checkpoint, sets, trainer)
-    if needed := trainer.device_bytes(sets[data].examples):
+    if needed:
         arenas = trainer.arenas(sets[data].examples)
         console.print(
             f"device memory needed: {needed / 2**30:.2f} GiB; values within a step: {arenas}"

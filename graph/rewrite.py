@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from .analysis import all_values
 from .ir import Alias, Graph, Input, Node, Value
+from .ops.fused import FUSED, expanded
 
 
 def map_values(graph: Graph, new: Mapping[Value, Value]) -> Graph:
@@ -40,3 +42,16 @@ def substitute(values: tuple[Value, ...], new: Mapping[Value, Value]) -> tuple[V
 def with_inputs(node: Node, new: Mapping[Value, Value]) -> Node:
     """A node that reads the replacements of its operands."""
     return replace(node, inputs=substitute(node.inputs, new))
+
+
+def expand_fused(graph: Graph) -> Graph:
+    """Put back the nodes that fused nodes stand for."""
+    if all(node.op != FUSED for node in graph.nodes):
+        return graph
+    taken = {value.name for value in all_values(graph)}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        parts = expanded(node, taken) if node.op == FUSED else (node,)
+        taken.update(value.name for part in parts for value in part.outputs)
+        nodes += parts
+    return replace(graph, nodes=tuple(nodes))

@@ -1,6 +1,7 @@
 """The types of host values."""
 
 from .ir import Node, Value
+from .ops.fused import FUSED, expanded
 from .tensors import HostValue, Quantized, Ternary
 from .types import DType, GraphError, TensorType
 
@@ -35,5 +36,7 @@ def check_type(name: str, type: TensorType, value: HostValue) -> None:
 
 def describe_result(node: Node, value: Value) -> str:
     """A result and where it comes from, for people: ``%y: f32[4,16] (mul in layers.0/mlp)``."""
+    if node.op == FUSED:
+        node = next(part for part in expanded(node) if value in part.outputs)
     place = f" in {node.scope}" if node.scope else ""
     return f"{value}: {value.type} ({node.op}{place})"

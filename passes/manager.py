@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar, Protocol
 
 from ..graph.ir import Graph
@@ -54,18 +53,3 @@ class PassManager:
     def _report(self, number: int, name: str, graph: Graph) -> None:
         if self.on_stage is not None:
             self.on_stage(number, name, graph)
-
-
-def dump_to(folder: Path, write: Callable[[Path, str], None]) -> Callable[[int, str, object], None]:
-    """An `on_stage` that writes numbered text files into a folder.
-
-    Args:
-        folder: created when the first stage is written.
-        write: writes a text to a path.
-    """
-
-    def on_stage(number: int, name: str, graph: object) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / f"{number:02d}-{name}.txt", str(graph))
-
-    return on_stage

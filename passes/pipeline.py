@@ -8,6 +8,7 @@ from typing import Any
 from ..graph.text import read_attr, split_attrs
 from ..graph.types import GraphError
 from .cleanup import EliminateDeadCode, MergeCommonSubexpressions
+from .fuse.fuse import Fuse
 from .grad import Grad
 from .lora import Lora
 from .manager import Pass
@@ -24,6 +25,7 @@ PASSES: dict[str, type[Any]] = {
         AdamW,
         MergeCommonSubexpressions,
         EliminateDeadCode,
+        Fuse,
     )
 }
 

@@ -1,40 +1,36 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
-// adamw: one step of AdamW on COUNT parameters p with their moments m and v, for gradients g times
-// clip; nothing at all where clip is NaN.
+// adamw: one step of AdamW on some tensors p with their moments m and v, for gradients g times clip;
+// nothing at all where clip is NaN.
 //
 // ALPHA1 is 1 - BETA1 and LOG_BETA1 its logarithm, which the host knows to more digits; so for 2.
 //
 // Reference: op adamw.
 // Bindings:
-//   0 update p    f32[COUNT]
-//   1 read   g    f32[COUNT]
-//   2 update m    f32[COUNT]
-//   3 update v    f32[COUNT]
-//   4 read   clip f32[]
-//   5 read   lr   f32[]
-//   6 read   step i32[]
-layout(constant_id = 0) const uint COUNT = 1;
-layout(constant_id = 1) const float BETA1 = 0.9;
-layout(constant_id = 2) const float ALPHA1 = 0.1;
-layout(constant_id = 3) const float LOG_BETA1 = -0.1;
-layout(constant_id = 4) const float BETA2 = 0.999;
-layout(constant_id = 5) const float ALPHA2 = 0.001;
-layout(constant_id = 6) const float LOG_BETA2 = -0.001;
-layout(constant_id = 7) const float EPS = 1e-8;
-layout(constant_id = 8) const float WEIGHT_DECAY = 0.0;
+//   0 read   clip f32[]
+//   1 read   lr   f32[]
+//   2 read   step i32[]
+#pragma each
+//   n update p@   f32[COUNT@]
+//   n read   g@   f32[COUNT@]
+//   n update m@   f32[COUNT@]
+//   n update v@   f32[COUNT@]
+#pragma end
+layout(constant_id = 0) const float BETA1 = 0.9;
+layout(constant_id = 1) const float ALPHA1 = 0.1;
+layout(constant_id = 2) const float LOG_BETA1 = -0.1;
+layout(constant_id = 3) const float BETA2 = 0.999;
+layout(constant_id = 4) const float ALPHA2 = 0.001;
+layout(constant_id = 5) const float LOG_BETA2 = -0.001;
+layout(constant_id = 6) const float EPS = 1e-8;
+layout(constant_id = 7) const float WEIGHT_DECAY = 0.0;
+#pragma each
+layout(constant_id = n) const uint COUNT@ = 1;
+#pragma end
 layout(local_size_x = 256) in;
-layout(binding = 0, std430) buffer P { float p[]; };
-layout(binding = 0, std430) buffer P4 { vec4 p4[]; };
-layout(binding = 1, std430) readonly buffer G { float g[]; };
-layout(binding = 1, std430) readonly buffer G4 { vec4 g4[]; };
-layout(binding = 2, std430) buffer M { float m[]; };
-layout(binding = 2, std430) buffer M4 { vec4 m4[]; };
-layout(binding = 3, std430) buffer V { float v[]; };
-layout(binding = 3, std430) buffer V4 { vec4 v4[]; };
-layout(binding = 4, std430) readonly buffer Clip { float clip; };
-layout(binding = 5, std430) readonly buffer Lr { float lr; };
-layout(binding = 6, std430) readonly buffer Step { int step; };
+layout(binding = 0, std430) readonly buffer Clip { float clip; };
+layout(binding = 1, std430) readonly buffer Lr { float lr; };
+layout(binding = 2, std430) readonly buffer Step { int step; };
 #include "index.glsl"
 #include "magnitude.glsl"
 
@@ -66,18 +62,46 @@ void update(inout vec4 p, vec4 gradient, inout vec4 m, inout vec4 v) {
   p = p * (1 - lr * WEIGHT_DECAY) - lr * change;
 }
 
+// Workgroups for so many elements, four an invocation where their number is a multiple of 4.
+uint groups_of(uint count) {
+  return ((count % 4 == 0 ? count / 4 : count) + gl_WorkGroupSize.x - 1) / gl_WorkGroupSize.x;
+}
+
+#pragma each
+layout(binding = AT_p@, std430) buffer P@ { float p@[]; };
+layout(binding = AT_p@, std430) buffer P@Quads { vec4 p@_of4[]; };
+layout(binding = AT_g@, std430) readonly buffer G@ { float g@[]; };
+layout(binding = AT_g@, std430) readonly buffer G@Quads { vec4 g@_of4[]; };
+layout(binding = AT_m@, std430) buffer M@ { float m@[]; };
+layout(binding = AT_m@, std430) buffer M@Quads { vec4 m@_of4[]; };
+layout(binding = AT_v@, std430) buffer V@ { float v@[]; };
+layout(binding = AT_v@, std430) buffer V@Quads { vec4 v@_of4[]; };
+
+void update@(uint i) {
+  if (COUNT@ % 4 == 0) {
+    if (i < COUNT@ / 4) {
+      update(p@_of4[i], g@_of4[i], m@_of4[i], v@_of4[i]);
+    }
+  } else if (i < COUNT@) {
+    vec4 new_p = vec4(p@[i]), new_m = vec4(m@[i]), new_v = vec4(v@[i]);
+    update(new_p, vec4(g@[i]), new_m, new_v);
+    p@[i] = new_p.x;
+    m@[i] = new_m.x;
+    v@[i] = new_v.x;
+  }
+}
+#pragma end
+
 void main() {
-  const uint i = item();
-  if (magnitude(clip) > INFINITE || i >= (COUNT % 4 == 0 ? COUNT / 4 : COUNT)) {
+  if (magnitude(clip) > INFINITE) {
     return;
   }
-  if (COUNT % 4 == 0) {
-    update(p4[i], g4[i], m4[i], v4[i]);
-  } else {
-    vec4 new_p = vec4(p[i]), new_m = vec4(m[i]), new_v = vec4(v[i]);
-    update(new_p, vec4(g[i]), new_m, new_v);
-    p[i] = new_p.x;
-    m[i] = new_m.x;
-    v[i] = new_v.x;
+  uint number = group();
+#pragma each
+  if (number < groups_of(COUNT@)) {
+    update@(number * gl_WorkGroupSize.x + gl_LocalInvocationIndex);
+    return;
   }
+  number -= groups_of(COUNT@);
+#pragma end
 }

@@ -6,6 +6,14 @@
 
 const uint COLUMNS4 = (COLUMNS + 3) / 4;
 
+// Zeros for what lies past the end of the row.
+vec4 within(uint column, vec4 value) {
+  if (COLUMNS % 4 == 0) {
+    return value;
+  }
+  return mix(vec4(0), value, lessThan(4 * column + uvec4(0, 1, 2, 3), uvec4(COLUMNS)));
+}
+
 #define DEFINE_AT(NAME)                               \
   vec4 NAME##_at(uint row, uint column) {             \
     if (COLUMNS % 4 == 0) {                           \

@@ -8,9 +8,8 @@
 //   1 write y f32[COUNT] over x
 layout(constant_id = 0) const uint COUNT = 1;
 #include "unary.glsl"
-#include "sigmoid.glsl"
+#include "activations.glsl"
 
 vec4 map(vec4 x) {
-  const vec4 s = sigmoid(x);
-  return s * (1 + x * (1 - s));
+  return silu_slope(x);
 }

@@ -8,9 +8,8 @@
 //   1 write y f32[COUNT] over x
 layout(constant_id = 0) const uint COUNT = 1;
 #include "unary.glsl"
-#include "magnitude.glsl"
+#include "activations.glsl"
 
 vec4 map(vec4 x) {
-  const vec4 positive = positive_part(x);
-  return positive * positive;
+  return squared_relu(x);
 }

@@ -4,7 +4,7 @@
 #include "index.glsl"
 #include "quantized.glsl"
 #include "ternary.glsl"
-#include "matrix.glsl"
+#include "epilogue.glsl"
 QUANTIZED(x, 0, ROWS, INNER)
 TERNARY(w, 1, COLUMNS, INNER)
 RESULT_F32(y, 2, COLUMNS, 0, COLUMNS)
@@ -31,9 +31,16 @@ void stage(uint row, uint column, uint k) {
   STAGE_ALONG(tile_b, PITCH_B, TILE_N, load_w, column, k)
 }
 
-void store_scaled(uint row, uint column, ivec4 sums) {
-  if (row < ROWS) {
-    store_y(row, column, vec4(sums) / x_scale(row) * w_scale());
+void store_scaled(uint row, uint column, ivec4 sums[4]) {
+  vec4 square[4];
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    square[i] = vec4(sums[i]) / x_scale(min(row + i, ROWS - 1)) * w_scale();
+  }
+  finish(square, row, 1, column);
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    if (row + i < ROWS) {
+      store_y(row + i, column, square[i]);
+    }
   }
 }
 
@@ -43,6 +50,6 @@ void main() {
   const uint column = number % TILES_N * TILE_N;
   if (row < ROWS) {
     multiply_tiles(row, column, 0, x_STRIDE);
-    STORE_TILE(store_scaled, row, column)
+    STORE_SQUARES(store_scaled, row, column)
   }
 }

@@ -7,7 +7,18 @@
 // Bindings:
 //   0 read  x q8[ROWS,INNER]
 //   1 read  w t2[COLUMNS,INNER]
+#ifdef ADDED
+//   2 write y f32[ROWS,COLUMNS] over added
+#else
 //   2 write y f32[ROWS,COLUMNS]
+#endif
+#ifdef LOW
+//   n read  low f32[ROWS,RANK]
+//   n read  b   f32[COLUMNS,RANK]
+#endif
+#ifdef ADDED
+//   n read  added f32[ROWS,COLUMNS]
+#endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint INNER = 128;
 layout(constant_id = 2) const uint COLUMNS = 4;
@@ -17,12 +28,16 @@ layout(constant_id = 5) const uint WARP_M = 64;
 layout(constant_id = 6) const uint WARP_N = 32;
 layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 8) const uint WORKGROUP = 256;
+#ifdef LOW
+layout(constant_id = n) const uint RANK = 1;
+#endif
 layout(local_size_x_id = 8) in;
 layout(binding = 0, std430) readonly buffer X { int x[]; };
 layout(binding = 0, std430) readonly buffer X4 { uvec4 x4[]; };
 layout(binding = 1, std430) readonly buffer W { uint w[]; };
 layout(binding = 1, std430) readonly buffer W4 { uvec4 w4[]; };
 layout(binding = 2, std430) writeonly buffer Y4 { vec4 y4[]; };
+#include "epilogue.glsl"
 
 const uint DEPTH = 64;
 const uint UNIT_K = 32;
@@ -37,6 +52,7 @@ const uint SIZE_B = TILE_N * PITCH_B;
 #define PLACE_A(k) ((k) / 16)
 #define PLACE_B(column, k) ((column) * PITCH_B + (k) / 16)
 #define LAYOUT_B gl_CooperativeMatrixLayoutColumnMajor
+#define OWN_SQUARES
 #include "units.glsl"
 #include "index.glsl"
 
@@ -94,11 +110,19 @@ uvec4 quad_at(uint place) {
   return staged[place];
 }
 
-void store_quad(uint row, uint column, uvec4 bits) {
-  if (row < ROWS && column < COLUMNS) {
-    const float x_scale = intBitsToFloat(x[ROWS * (INNER / 4) + row]);
-    const float w_scale = uintBitsToFloat(w[COLUMNS * (INNER / 16)]);
-    y4[(row * COLUMNS + column) / 4] = vec4(ivec4(bits)) / x_scale * w_scale;
+void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
+  const float w_scale = uintBitsToFloat(w[COLUMNS * (INNER / 16)]);
+  vec4 square[4];
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    const uint line = min(row + i * apart, ROWS - 1);
+    const float x_scale = intBitsToFloat(x[ROWS * (INNER / 4) + line]);
+    square[i] = vec4(ivec4(bits[i])) / x_scale * w_scale;
+  }
+  finish(square, row, apart, column);
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    if (row + i * apart < ROWS && column < COLUMNS) {
+      y4[((row + i * apart) * COLUMNS + column) / 4] = square[i];
+    }
   }
 }
 

@@ -7,6 +7,13 @@
 //   0 read  x f32[ROWS,INNER]
 //   1 read  w t2[COLUMNS,INNER]
 //   2 write y f32[PARTS,ROWS,COLUMNS]
+#ifdef LOW
+//   n read  low f32[ROWS,RANK]
+//   n read  b   f32[COLUMNS,RANK]
+#endif
+#ifdef ADDED
+//   n read  added f32[ROWS,COLUMNS]
+#endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint INNER = 1;
 layout(constant_id = 2) const uint COLUMNS = 1;
@@ -16,6 +23,9 @@ layout(constant_id = 5) const uint TILE_N = 64;
 layout(constant_id = 6) const uint QUADS_M = 1;
 layout(constant_id = 7) const uint QUADS_N = 1;
 layout(constant_id = 8) const uint WORKGROUP = 256;
+#ifdef LOW
+layout(constant_id = n) const uint RANK = 1;
+#endif
 layout(local_size_x_id = 8) in;
 #include "matrix.glsl"
 #include "ternary.glsl"

@@ -9,7 +9,18 @@
 //   0 read  x     f32[ROWS,INNER]
 //   1 read  power f32[ROWS]
 //   2 read  w     t2[INNER,COLUMNS]
+#ifdef ADDED
+//   3 write y     f32[ROWS,COLUMNS] over added
+#else
 //   3 write y     f32[ROWS,COLUMNS]
+#endif
+#ifdef LOW
+//   n read  low f32[ROWS,RANK]
+//   n read  b   f32[RANK,COLUMNS]
+#endif
+#ifdef ADDED
+//   n read  added f32[ROWS,COLUMNS]
+#endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint INNER = 32;
 layout(constant_id = 2) const uint COLUMNS = 128;
@@ -19,11 +30,16 @@ layout(constant_id = 5) const uint WARP_M = 64;
 layout(constant_id = 6) const uint WARP_N = 32;
 layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 8) const uint WORKGROUP = 256;
+#ifdef LOW
+layout(constant_id = n) const uint RANK = 1;
+#endif
 layout(local_size_x_id = 8) in;
 layout(binding = 0, std430) readonly buffer X4 { vec4 x4[]; };
 layout(binding = 1, std430) readonly buffer Power { float power[]; };
 layout(binding = 2, std430) readonly buffer W { uint w[]; };
 layout(binding = 3, std430) writeonly buffer Y4 { vec4 y4[]; };
+#define ACROSS
+#include "epilogue.glsl"
 
 const uint DEPTH = 32;
 const uint UNIT_K = 16;
@@ -38,6 +54,7 @@ const uint SIZE_B = DEPTH * PITCH_B;
 #define PLACE_A(k) ((k) / 4)
 #define PLACE_B(column, k) ((k) * PITCH_B + (column) / 4)
 #define LAYOUT_B gl_CooperativeMatrixLayoutRowMajor
+#define OWN_SQUARES
 #include "units.glsl"
 #include "index.glsl"
 
@@ -97,10 +114,18 @@ uvec4 quad_at(uint place) {
   return uvec4(staged[place], staged[place + 1]);
 }
 
-void store_quad(uint row, uint column, uvec4 bits) {
-  if (row < ROWS) {
-    const float w_scale = uintBitsToFloat(w[COLUMNS * INNER / 16]);
-    y4[(row * COLUMNS + column) / 4] = uintBitsToFloat(bits) * (power[row] * w_scale);
+void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
+  const float w_scale = uintBitsToFloat(w[COLUMNS * INNER / 16]);
+  vec4 square[4];
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    const uint line = min(row + i * apart, ROWS - 1);
+    square[i] = uintBitsToFloat(bits[i]) * (power[line] * w_scale);
+  }
+  finish(square, row, apart, column);
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    if (row + i * apart < ROWS) {
+      y4[((row + i * apart) * COLUMNS + column) / 4] = square[i];
+    }
   }
 }
 

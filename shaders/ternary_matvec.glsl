@@ -2,7 +2,7 @@
 //
 // LANES threads share a row of w. Each takes strips of 64 codes in 16 bytes, BATCH of them in flight.
 // Codes are used as they are, 0 to 2; the sum of the activations is taken off, which makes them -1
-// to 1. The includer has dot4. INNER is a multiple of 128.
+// to 1. The includer has dot4. INNER is a multiple of 128. With LOW and ADDED as in epilogue.glsl.
 
 #define SUM int
 #include "lanes.glsl"
@@ -11,6 +11,7 @@ layout(binding = 0, std430) readonly buffer X4 { ivec4 x4[]; };
 layout(binding = 1, std430) readonly buffer W { uint w[]; };
 layout(binding = 1, std430) readonly buffer W4 { uvec4 w4[]; };
 layout(binding = 2, std430) writeonly buffer Y { float y[]; };
+#include "epilogue.glsl"
 
 const uint STRIPS = INNER / 64;
 const uint BATCH = ROWS > 2 ? 2 : 4;
@@ -63,7 +64,7 @@ void main() {
     for (uint row = 0; row < ROWS; row++) {
       const int sum = partial[row * WORKGROUP + gl_LocalInvocationIndex];
       const float x_scale = intBitsToFloat(x[ROWS * INNER / 4 + row]);
-      y[row * COLUMNS + column] = float(sum) / x_scale * w_scale;
+      y[row * COLUMNS + column] = finish(float(sum) / x_scale * w_scale, row, column);
     }
   }
 }

@@ -7,12 +7,26 @@
 // Bindings:
 //   0 read  x q8[ROWS,INNER]
 //   1 read  w t2[COLUMNS,INNER]
+#ifdef ADDED
+//   2 write y f32[ROWS,COLUMNS] over added
+#else
 //   2 write y f32[ROWS,COLUMNS]
+#endif
+#ifdef LOW
+//   n read  low f32[ROWS,RANK]
+//   n read  b   f32[COLUMNS,RANK]
+#endif
+#ifdef ADDED
+//   n read  added f32[ROWS,COLUMNS]
+#endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint INNER = 1;
 layout(constant_id = 2) const uint COLUMNS = 1;
 layout(constant_id = 3) const uint LANES = 8;
 layout(constant_id = 4) const uint WORKGROUP = 128;
+#ifdef LOW
+layout(constant_id = n) const uint RANK = 1;
+#endif
 layout(local_size_x_id = 4) in;
 #include "dot4_packed.glsl"
 #include "ternary_matvec.glsl"

@@ -50,6 +50,17 @@ void stage(uint row, uint column, uint k);
               (column) + 4 * (n * THREADS_N + thread_n()),          \
               sums[(4 * m + i) * QUADS_N + n]);
 
+// The same as squares of 4 x 4, to STORE(row, column, square).
+#define STORE_SQUARES(STORE, row, column)                           \
+  [[unroll]] for (uint m = 0; m < QUADS_M; m++)                     \
+    [[unroll]] for (uint n = 0; n < QUADS_N; n++) {                 \
+      SUMS square[4];                                               \
+      [[unroll]] for (uint i = 0; i < 4; i++)                       \
+        square[i] = sums[(4 * m + i) * QUADS_N + n];                \
+      STORE((row) + 4 * (m * THREADS_M + thread_m()),               \
+            (column) + 4 * (n * THREADS_N + thread_n()), square);   \
+    }
+
 uint thread_m() { return gl_LocalInvocationIndex / THREADS_N; }
 
 uint thread_n() { return gl_LocalInvocationIndex % THREADS_N; }

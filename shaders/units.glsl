@@ -14,7 +14,9 @@
 //   fetch(row, column, k)  reads items from k on into registers
 //   stage(at)              writes them to `staged`: a from `at` on, b from at + SIZE_A on
 //   quad_at(place)        16 bytes of `staged` from there on
-//   store_quad(row, column, bits)  takes the bits of four sums of a row
+//   store_quad(row, column, bits)  takes the bits of four sums of a row; or, with OWN_SQUARES defined,
+//   store_square(row, apart, column, bits)  takes those of the rows row, row + apart, ... together
+// WARP_N / 4 * UNIT is 4 * SUBGROUP_SIZE, so that each thread has four rows of a unit's height.
 
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
@@ -26,6 +28,7 @@ const uint UNITS_M = WARP_M / UNIT;
 const uint UNITS_N = WARP_N / UNIT;
 const uint WARPS_N = TILE_N / WARP_N;
 const uint HALF = SIZE_A + SIZE_B;
+const uint APART = UNIT / 4;  // rows between those that a thread stores
 const uint PITCH_SUMS = (WARP_N + 4) * 4 / STAGED_BYTES;
 
 shared STAGED staged[2 * HALF];
@@ -33,7 +36,17 @@ shared STAGED staged[2 * HALF];
 void fetch(uint row, uint column, uint k);
 void stage(uint at);
 uvec4 quad_at(uint place);
+#ifdef OWN_SQUARES
+void store_square(uint row, uint apart, uint column, uvec4 bits[4]);
+#else
 void store_quad(uint row, uint column, uvec4 bits);
+
+void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    store_quad(row + i * apart, column, bits[i]);
+  }
+}
+#endif
 
 // All in one function, so that the sums are local to it and stay in registers.
 void multiply_tile(uint row, uint column) {
@@ -80,12 +93,14 @@ void multiply_tile(uint row, uint column) {
                    gl_CooperativeMatrixLayoutRowMajor);
     }
     subgroupBarrier();
-    for (uint i = gl_SubgroupInvocationID; i < UNIT * WARP_N / 4; i += SUBGROUP_SIZE) {
-      const uint line = i / (WARP_N / 4);
-      const uint quad = i % (WARP_N / 4);
-      const uvec4 bits = quad_at(base + line * PITCH_SUMS + quad * 16 / STAGED_BYTES);
-      store_quad(row + warp_m + m * UNIT + line, column + warp_n + 4 * quad, bits);
+    const uint line = gl_SubgroupInvocationID / (WARP_N / 4);
+    const uint quad = gl_SubgroupInvocationID % (WARP_N / 4);
+    uvec4 bits[4];
+    [[unroll]] for (uint i = 0; i < 4; i++) {
+      const uint place = base + (line + i * APART) * PITCH_SUMS;
+      bits[i] = quad_at(place + quad * 16 / STAGED_BYTES);
     }
+    store_square(row + warp_m + m * UNIT + line, APART, column + warp_n + 4 * quad, bits);
     subgroupBarrier();
   }
 }

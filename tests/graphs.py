@@ -7,6 +7,7 @@ from bitgraph.graph.ops import OPS
 from bitgraph.graph.text import parse_graph
 from bitgraph.graph.verify import verify
 from bitgraph.models.bitnet.forward import decode_graph, logits_graph, loss_graph, prompt_graph
+from bitgraph.passes.fuse.fuse import Fuse
 from bitgraph.passes.manager import PassManager
 from bitgraph.passes.pipeline import parse_pipeline
 from op_cases import one_op_graph
@@ -45,6 +46,7 @@ def all_graphs() -> dict[str, Graph]:
     graphs |= {f"smooth {name}": g for name, g in staged("lora,surrogate,promote,grad").items()}
     graphs |= {"logits": logits_graph(CONFIG, 5), "prompt": prompt_graph(CONFIG, 3, 32)}
     graphs |= {"decode": decode_graph(CONFIG, 32)}
+    graphs |= {f"{name} fused": Fuse()(graphs[name]) for name in ("decode", "train 5-dce")}
     return graphs
 
 

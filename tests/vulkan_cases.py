@@ -6,10 +6,10 @@ device's matrix units are left alone: validation layers older than them report w
 
 import atexit
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pytest
@@ -19,13 +19,20 @@ from bitgraph.backends.vulkan.plan import Plan, make_plan
 from bitgraph.backends.vulkan.runner import run_plan
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Alias, Graph, Input, Role
-from bitgraph.graph.ops.record import Case
+from bitgraph.graph.ops.record import Case, OpDef
 from bitgraph.graph.tensors import HostValue
-from op_cases import assert_same_bits, draw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from op_cases import assert_same_bits, draw, one_op_graph, random_cases
 
 if TYPE_CHECKING:
     from bitgraph.backends.vulkan.device import Device
     from bitgraph.backends.vulkan.info import DeviceInfo
+
+Run: TypeAlias = Callable[..., dict[str, HostValue]]
+"""Called with a graph, values and perhaps limits, gives the outputs; see `RUNS`."""
+Judge: TypeAlias = Callable[[Graph, dict[str, HostValue], dict[str, HostValue]], None]
+"""Called with a graph, values and outputs, asserts that the outputs are right."""
 
 FOLDED = Limits(max_groups=23)
 """Workgroups go into y soon."""
@@ -152,3 +159,23 @@ def in_place(graph: Graph, *pairs: tuple[int, int]) -> Graph:
     )
     aliases = tuple(Alias(graph.outputs[k].name, inputs[j].value.name) for k, j in pairs)
     return replace(graph, inputs=inputs, aliases=aliases)
+
+
+def check_case(op: OpDef, case: Case, run: Run, judge: Judge, limits: Limits | None = None) -> None:
+    """Run one application of an op and judge its outputs."""
+    graph = one_op_graph(op, case)
+    values = values_of(graph, case)
+    judge(graph, values, run(graph, values, limits))
+
+
+def check_random_cases(op: OpDef, run: Run, judge: Judge, examples: int = 4) -> None:
+    """Judge the outputs of an op for a few random sizes and operands, always the same."""
+
+    @settings(max_examples=examples, derandomize=True, deadline=None)
+    @given(random_cases(op), st.integers(0, 2**16))
+    def check(case: Case, seed: int) -> None:
+        graph = one_op_graph(op, case)
+        values = values_of(graph, case, seed)
+        judge(graph, values, run(graph, values))
+
+    check()

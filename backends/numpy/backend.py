@@ -15,6 +15,7 @@ from threadpoolctl import ThreadpoolController
 from ...graph.ir import Graph, Input, Node, Role
 from ...graph.ops import op_def
 from ...graph.program import ArenaUse
+from ...graph.rewrite import expand_fused
 from ...graph.tensors import Array, HostValue, Quantized, Ternary
 from ...graph.types import DType, GraphError, TensorType
 from ...graph.values import check_type, describe_result
@@ -104,7 +105,7 @@ class NumpyProgram:
     def __init__(self, backend: NumpyBackend, graph: Graph) -> None:
         self.graph = graph
         self._backend = backend
-        self._stages = plan_stages(graph)
+        self._stages = plan_stages(expand_fused(graph))
         self._staged: deque[Mapping[str, Array]] = deque()
         self._donated = {alias.output: alias.donated for alias in graph.aliases}
 

@@ -22,13 +22,7 @@ from .recorder import Recording
 from .schedule import Kind, Schedule
 from .transfer import Region
 from .watch import FLAGS, with_watch
-from .window import CURSOR, log_of, window_of, with_window
-
-WINDOW = 64
-"""Steps whose inputs are uploaded together."""
-
-_WINDOW_BYTES = 1 << 24
-"""Most bytes that one input or output takes for all steps of a window."""
+from .window import CURSOR, log_of, window_of, window_steps, with_window
 
 
 class VulkanBackend:
@@ -128,7 +122,7 @@ class VulkanProgram:
     def __init__(self, backend: VulkanBackend, graph: Graph) -> None:
         self.graph = graph
         self._backend = backend
-        self._steps = _window_steps(graph)
+        self._steps = window_steps(graph)
         self._one_step = make_plan(graph, backend.limits)
         self.plan = with_window(self._one_step, self._steps, backend.limits)
         self._own: dict[str, DeviceBuffer] = {}
@@ -238,10 +232,3 @@ class VulkanProgram:
 
 
 _PERSISTENT = (Role.WEIGHT, Role.PARAM, Role.STATE)
-
-
-def _window_steps(graph: Graph) -> int:
-    """How many steps a window holds: fewer where inputs or outputs are large."""
-    moving = (*graph.inputs_of(Role.INPUT), *graph.outputs)
-    largest = max((value.type.nbytes for value in moving), default=4)
-    return max(1, min(WINDOW, _WINDOW_BYTES // largest))

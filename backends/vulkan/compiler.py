@@ -20,6 +20,7 @@ from pathlib import Path
 from ...graph.errors import BitgraphError
 from .spirv import MAGIC
 from .storage import Storage, cache_folder
+from .variants import variant
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+["<]([^">]+)[">]', re.MULTILINE)
 _ERROR = re.compile(r"^ERROR: (.+?):(\d+): (.*?)\s*$", re.MULTILINE)
@@ -44,7 +45,7 @@ def compile_shaders(
     """Compile compute shaders, several at a time.
 
     Args:
-        sources: files by kernel name.
+        sources: files by kernel name, which says what variant of a file is meant.
         include: folders searched for `#include` after the including file's own.
         target: glslang's name of the environment: vulkan1.3 gives SPIR-V 1.6, vulkan1.2 1.5.
         storage: where results are kept; the user's cache folder unless given.
@@ -72,7 +73,7 @@ def _compile_one(
     kept = storage.read(name, key)
     if kept is not None and _is_spirv(kept):
         return kept
-    spirv = _run(compiler, path, include, target)
+    spirv = _run(compiler, path, include, target, name)
     storage.write(name, key, spirv)
     return spirv
 
@@ -96,9 +97,14 @@ def _content_hash(path: Path, include: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _run(compiler: Compiler, path: Path, include: Sequence[Path], target: str) -> bytes:
+def _run(compiler: Compiler, path: Path, include: Sequence[Path], target: str, name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "shader.spv"
+        text = path.read_text()
+        written = variant(text, name)
+        if written != text:
+            include, path = [path.parent, *include], Path(folder) / path.name
+            path.write_text(written)
         includes = [f"-I{folder}" for folder in include]
         command = [str(compiler.executable), "--target-env", target, "-S", "comp", *includes]
         process = _execute(compiler, [*command, "-o", str(output), str(path)])

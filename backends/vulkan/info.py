@@ -198,6 +198,7 @@ def planning_limits(info: DeviceInfo) -> Limits:
         max_groups=min(info.limits.workgroup_count),
         shared_memory=info.limits.shared_memory,
         subgroup=info.subgroup.size,
+        bindings=info.limits.storage_bindings,
         features=offered,
     )
 

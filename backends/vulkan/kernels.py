@@ -12,7 +12,8 @@ with types whose sizes are whole numbers or specialization constants::
     //   2 write y      f32[ROWS,COLUMNS]
 
 This is the one place where they are written down: the lowering, the schedule runner and the
-recorder all read it.
+recorder all read it. A file may hold several kernels (`variants.py`); those of fused nodes may be
+generated from their names (`generate.py`), heads included.
 
 A kernel that works element by element can write its result over an operand, and says so behind the
 result's type::
@@ -32,7 +33,10 @@ from importlib.resources import files
 
 from ...graph.errors import BitgraphError
 from ...graph.types import DType, TensorType
+from .chains import is_chain
+from .generate import chain_source
 from .schedule import Access
+from .variants import base_of, variant
 
 SUFFIX = ".comp"
 
@@ -71,7 +75,7 @@ class Kernel:
     """A shader's interface.
 
     Attributes:
-        name: of the file, without its suffix.
+        name: of the file, without its suffix, and the options of the variant.
         parameters: by binding number.
         constants: names of the specialization constants, by their ids.
     """
@@ -83,7 +87,7 @@ class Kernel:
 
 @cache
 def kernel(name: str) -> Kernel:
-    """The interface of a shader in the package.
+    """The interface of a shader.
 
     Raises:
         BitgraphError: there is no such shader, or its head is not as described above.
@@ -121,15 +125,17 @@ def _check_over(name: str, parameters: list[Parameter]) -> None:
 
 
 def shader_source(name: str) -> str:
-    """The text of a shader.
+    """The text of a shader: generated, or the variant of a file that its name asks for.
 
     Raises:
         BitgraphError: there is no such shader.
     """
-    path = files("bitgraph.shaders").joinpath(f"{name}{SUFFIX}")
+    if is_chain(name):
+        return chain_source(name)
+    path = files("bitgraph.shaders").joinpath(f"{base_of(name)}{SUFFIX}")
     if not path.is_file():
         raise BitgraphError(f"there is no shader named '{name}'")
-    return path.read_text()
+    return variant(path.read_text(), name)
 
 
 def all_kernels() -> tuple[str, ...]:

@@ -16,6 +16,7 @@ class Limits:
         max_groups: workgroups along one axis of a dispatch.
         shared_memory: bytes of shared memory of a workgroup.
         subgroup: invocations of a subgroup.
+        bindings: storage buffers of one kernel.
         features: names of optional abilities, such as "cooperative_matrix".
     """
 
@@ -25,6 +26,7 @@ class Limits:
     max_groups: int = 65535
     shared_memory: int = 16384
     subgroup: int = 32
+    bindings: int = 16
     features: frozenset[str] = frozenset()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import struct as packing
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ from threading import Lock
 from typing import Any, TypeAlias
 
 from .api import NULL, check, create, ffi, lib, name_object, struct
+from .chains import is_chain
 from .compiler import compile_shaders
 from .errors import DeviceError
+from .generate import chain_source
 from .info import DeviceInfo
 from .spirv import Constant, ShaderInterface, reflect
 from .storage import Storage
+from .variants import base_of
 
 Value: TypeAlias = bool | int | float
 Specialization: TypeAlias = tuple[tuple[str, Value], ...]
@@ -60,6 +64,7 @@ class Pipelines:
         self._device, self._info, self._folders = device, info, tuple(folders)
         self._spirv = Storage(storage / "spirv")
         self._files = Storage(storage / "pipelines")
+        self._generated = tempfile.TemporaryDirectory(prefix="bitgraph-")
         self._lock = Lock()
         self._modules: dict[str, tuple[Any, ShaderInterface]] = {}
         self._layouts: dict[int, tuple[Any, Any]] = {}
@@ -112,6 +117,7 @@ class Pipelines:
             lib.vkDestroyPipelineLayout(self._device, layout, NULL)
             lib.vkDestroyDescriptorSetLayout(self._device, set_layout, NULL)
         lib.vkDestroyPipelineCache(self._device, self._cache, NULL)
+        self._generated.cleanup()
 
     @property
     def _key(self) -> str:
@@ -133,12 +139,16 @@ class Pipelines:
             self._modules[kernel] = module, interface
 
     def _source(self, kernel: str) -> Path:
+        if is_chain(kernel):
+            path = Path(self._generated.name) / f"{kernel}.comp"
+            path.write_text(chain_source(kernel))
+            return path
         for folder in self._folders:
-            path = folder / f"{kernel}.comp"
+            path = folder / f"{base_of(kernel)}.comp"
             if path.is_file():
                 return path
         places = ", ".join(str(folder) for folder in self._folders)
-        raise DeviceError(f"there is no kernel {kernel}: no {kernel}.comp in {places}")
+        raise DeviceError(f"there is no kernel {kernel}: no {base_of(kernel)}.comp in {places}")
 
     def _layout(self, count: int) -> tuple[Any, Any]:
         """The layouts of kernels with that many storage buffers."""

@@ -29,7 +29,10 @@ class Plan:
 
     Attributes:
         schedule: what to run.
-        slices: of every input and output of the graph, and of every value in between.
+        slices: of every input and output of the graph, of every value in between, and of scratch.
+        intervals: lifetimes of what lies in arenas, in dispatches.
+        homes: of every value, the interval or buffer that it shares with its views and with those
+            that take its place.
         lower_bound: bytes of the values that are alive at once, which the arenas need at least.
 
     Its text is the schedule's under a line on memory.
@@ -37,6 +40,8 @@ class Plan:
 
     schedule: Schedule
     slices: dict[str, Slice]
+    intervals: tuple[Interval, ...]
+    homes: dict[str, str]
     lower_bound: int
 
     @property
@@ -72,7 +77,10 @@ def make_plan(graph: Graph, limits: Limits) -> Plan:
         for value in homes.values(graph)
         if homes.root(value).name in slices
     }
-    return Plan(schedule, named, live_lower_bound(intervals, limits.alignment))
+    everything = {**placement.slices, **named}
+    shared = {value.name: homes.root(value).name for value in homes.values(graph)}
+    bound = live_lower_bound(intervals, limits.alignment)
+    return Plan(schedule, everything, tuple(intervals), shared, bound)
 
 
 class _Homes:

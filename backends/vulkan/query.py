@@ -85,7 +85,9 @@ def _limits(physical: Any, limits: Any, v11: Any) -> DeviceLimits:
         workgroup_count=_triple(limits.maxComputeWorkGroupCount),
         shared_memory=limits.maxComputeSharedMemorySize,
         storage_bindings=min(
-            limits.maxPerStageDescriptorStorageBuffers, limits.maxDescriptorSetStorageBuffers
+            limits.maxPerStageDescriptorStorageBuffers,
+            limits.maxDescriptorSetStorageBuffers,
+            limits.maxPerStageResources,
         ),
         push_constants=limits.maxPushConstantsSize,
         timestamp_period=limits.timestampPeriod if timestamps else 0.0,

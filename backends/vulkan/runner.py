@@ -15,14 +15,14 @@ from ...graph.ir import Graph
 from ...graph.tensors import HostValue
 from .kernels import kernel
 from .layout import Bytes, to_bytes, view
-from .lowering import MEANINGS
+from .lowering import meaning_of
 from .plan import Plan
 from .schedule import Access, Barrier, Binding, Command, Dispatch
 from .watch import MEANINGS as WATCH_MEANINGS
 from .window import MEANINGS as WINDOW_MEANINGS
 
 _POISON = 0xFF
-_MEANINGS = {**MEANINGS, **WATCH_MEANINGS, **WINDOW_MEANINGS}
+_MEANINGS = {**WATCH_MEANINGS, **WINDOW_MEANINGS}
 
 
 def run_plan(
@@ -95,4 +95,5 @@ def _run(dispatch: Dispatch, data: Sequence[Bytes]) -> None:
         for parameter, some in zip(parameters, data, strict=True)
     }
     with np.errstate(all="ignore"):  # poison that a faulty schedule reads may be anything
-        _MEANINGS[dispatch.kernel](constants, operands)
+        meaning = _MEANINGS.get(dispatch.kernel) or meaning_of(dispatch.kernel)
+        meaning(constants, operands)

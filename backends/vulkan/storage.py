@@ -32,7 +32,7 @@ class Storage:
 
     def path(self, name: str, key: str) -> Path:
         """Where an entry is kept: `name` is for people, `key` tells entries apart."""
-        return self.folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.bin"
+        return self.folder / f"{name[:80]}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.bin"
 
     def read(self, name: str, key: str) -> bytes | None:
         """The contents of a sound entry, or None."""

@@ -8,6 +8,7 @@ nothing is uploaded between steps, and a recording can be submitted again and ag
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from ...graph.ir import Graph, Role
 from ...graph.tensors import HostValue
 from .barriers import insert_barriers
 from .limits import Limits
@@ -19,6 +20,12 @@ CURSOR = "cursor"
 
 _GROUP = 256
 
+_STEPS = 64
+"""Most steps of a window."""
+
+_BYTES = 1 << 24
+"""Most bytes that one input or output takes for all steps of a window."""
+
 
 def window_of(name: str) -> str:
     """Buffer that holds an input for many steps."""
@@ -28,6 +35,13 @@ def window_of(name: str) -> str:
 def log_of(name: str) -> str:
     """Buffer that holds an output of many steps."""
     return f"{name}.log"
+
+
+def window_steps(graph: Graph) -> int:
+    """How many steps a window holds: fewer where inputs or outputs are large."""
+    moving = (*graph.inputs_of(Role.INPUT), *graph.outputs)
+    largest = max((value.type.nbytes for value in moving), default=4)
+    return max(1, min(_STEPS, _BYTES // largest))
 
 
 def with_window(plan: Plan, steps: int, limits: Limits) -> Plan:

@@ -4,7 +4,17 @@ from collections.abc import Mapping
 
 from ..ir import Attr
 from ..types import GraphError, TensorType
-from . import attention, elementwise, embedding, linear, loss, norm, optimizer, sampling
+from . import (
+    attention,
+    elementwise,
+    embedding,
+    fused,
+    linear,
+    loss,
+    norm,
+    optimizer,
+    sampling,
+)
 from .record import OpDef
 
 FAMILIES = {
@@ -16,6 +26,7 @@ FAMILIES = {
     "loss": loss.OPS,
     "optimizer": optimizer.OPS,
     "sampling": sampling.OPS,
+    "fused": fused.OPS,
 }
 
 OPS: dict[str, OpDef] = {op.name: op for family in FAMILIES.values() for op in family}

@@ -123,7 +123,7 @@ def _heads_first(x: Array, kv_heads: int) -> Array:
     """[rows, heads, width] -> [kv_heads, heads / kv_heads * rows, width]."""
     rows, heads, width = x.shape
     grouped = x.reshape(rows, kv_heads, heads // kv_heads, width).transpose(1, 2, 0, 3)
-    return np.ascontiguousarray(grouped).reshape(kv_heads, -1, width)
+    return np.asanyarray(grouped, order="C").reshape(kv_heads, -1, width)
 
 
 def _rows_first(x: Array, rows: int) -> Array:

@@ -9,6 +9,7 @@ from ...graph.errors import BitgraphError
 from ...graph.program import Backend, Program
 from ...graph.tensors import Array, HostValue
 from ...passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
+from ...passes.fuse.fuse import Fuse
 from ...passes.lora import Lora
 from ...passes.manager import Pass, PassManager
 from ..adapters.lora import LoraAdapter, check_fits
@@ -177,10 +178,10 @@ def _stops(stop_ids: frozenset[int]) -> Array:
 
 
 def _passes(config: BitNetConfig, adapter: LoraAdapter | None) -> tuple[Pass, ...]:
-    cleanup = (MergeCommonSubexpressions(), EliminateDeadCode())
+    last = (MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
     if adapter is None:
-        return cleanup
+        return last
     check_fits(adapter, projection_shapes(config))
     alpha = adapter.scaling * adapter.rank
     modules = {name.rsplit(".lora_", 1)[0] for name in adapter.tensors}
-    return (Lora(rank=adapter.rank, alpha=alpha, targets=tuple(sorted(modules))), *cleanup)
+    return (Lora(rank=adapter.rank, alpha=alpha, targets=tuple(sorted(modules))), *last)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ...graph.errors import BitgraphError
 from ...passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
+from ...passes.fuse.fuse import Fuse
 from ...passes.grad import Grad
 from ...passes.lora import Lora
 from ...passes.manager import Pass
@@ -75,11 +76,12 @@ class TrainingOptions:
     def training_passes(self) -> tuple[Pass, ...]:
         """From the graph of the loss to that of a whole step."""
         optimizer = AdamW(weight_decay=self.weight_decay, max_norm=self.max_grad_norm)
-        return (self.lora(), Grad(), optimizer, MergeCommonSubexpressions(), EliminateDeadCode())
+        cleanup = (MergeCommonSubexpressions(), EliminateDeadCode())
+        return (self.lora(), Grad(), optimizer, *cleanup, Fuse())
 
     def evaluation_passes(self) -> tuple[Pass, ...]:
         """From the graph of the loss to that of the adapted model's loss."""
-        return (self.lora(), MergeCommonSubexpressions(), EliminateDeadCode())
+        return (self.lora(), MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
 
     def learning_rate(self, step: int, total: int) -> float:
         """The rate of a step, counted from 1: linear warm-up, then half a cosine down to zero."""

@@ -125,7 +125,7 @@ class Trainer:
             BitgraphError: one of the two is not finite; the adapters are then as before the step,
                 and stay so.
         """
-        program, inputs = self._program("train", batch.tokens.size), _step_inputs(batch, step, lr)
+        program, inputs = self._program("train", batch.tokens.size), step_inputs(batch, step, lr)
         program.stage([inputs])
         self.steps_done = step
         return self._outcome(_Step(program, program.start(), step, inputs, batch))
@@ -175,7 +175,7 @@ class Trainer:
         """Hand over the inputs of many steps, then start them one by one."""
         staged: dict[int, list[dict[str, Array]]] = {}
         inputs = {
-            step: _step_inputs(batch, step, self.options.learning_rate(step, total))
+            step: step_inputs(batch, step, self.options.learning_rate(step, total))
             for step, batch in window
         }
         for step, batch in window:
@@ -271,6 +271,7 @@ class _Clock:
         return self._last - last
 
 
-def _step_inputs(batch: TokenBatch, step: int, lr: float) -> dict[str, Array]:
+def step_inputs(batch: TokenBatch, step: int, lr: float) -> dict[str, Array]:
+    """What a training program is given at one step."""
     schedule = {"lr": np.array(lr, np.float32), "step": np.array(step, np.int32)}
     return {**batch.inputs(), **schedule}

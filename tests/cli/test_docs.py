@@ -47,7 +47,7 @@ def test_the_commands_of_the_readme(bitgraph, model, data, tmp_path, monkeypatch
             result = bitgraph(*words)
             assert result.code == 0, (words, result.err)
             names.add(words[0])
-    assert names >= {"train", "generate", "inspect", "init", "opt"}
+    assert names >= {"train", "generate", "inspect", "init", "compile", "opt"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -60,5 +60,5 @@ def test_links_lead_to_files(page):
 def test_paths_that_are_named_exist(page):
     """`graph/ir.py` and the like; what stands for a path of the reader's is in capitals."""
     for path in re.findall(r"`((?:\w+/)+[\w.]*)`", page.read_text()):
-        if path.split("/")[0] not in ("runs", "adapter"):
+        if path.split("/")[0] not in ("runs", "adapter", "dumps"):
             assert (ROOT / path).exists(), path

@@ -44,7 +44,8 @@ def test_a_training_step_is_derived(bitgraph, file):
     assert str(graph) == result.out
     donated = {alias.donated for alias in graph.aliases}
     params = {f"up.lora_{half}.weight" for half in "AB"}
-    assert donated == params | {f"{name}.{moment}" for name in params for moment in "mv"}
+    moments = {f"{name}.{moment}" for name in params for moment in "mv"}
+    assert donated == params | moments | {"sound"}
 
 
 def test_the_result_goes_to_a_file(bitgraph, file, tmp_path):
@@ -59,7 +60,8 @@ def test_every_stage_is_dumped(bitgraph, file, tmp_path):
     result = bitgraph("opt", file, "-p", "cse,dce", "--dump-passes", dumps)
     assert result.code == 0
     texts = {path.name: path.read_text() for path in dumps.iterdir()}
-    assert sorted(texts) == ["00-input.txt", "01-cse.txt", "02-dce.txt"]
+    stages = ["00-input.txt", "01-cse.txt", "02-dce.txt"]
+    assert sorted(texts) == [*stages, "index.html", "timing.txt"]
     assert texts["00-input.txt"] == GRAPH
     assert texts["02-dce.txt"] == result.out
 

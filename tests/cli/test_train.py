@@ -137,9 +137,11 @@ def test_clipping_and_weight_decay_change_the_result(train):
 
 def test_dumps_hold_a_graph_for_every_pass(train, tmp_path):
     train("run", "--max-steps", 2, "--dump-passes", tmp_path / "dumps")
-    files = sorted((tmp_path / "dumps").iterdir())
-    names = ["00-input", "01-lora", "02-grad", "03-adamw", "04-cse", "05-dce"]
-    assert [file.stem for file in files] == [*names, "06-schedule"]
+    assert (tmp_path / "dumps" / "index.html").exists()
+    assert "01-lora" in (tmp_path / "dumps" / "timing.txt").read_text()
+    files = sorted((tmp_path / "dumps").glob("[0-9]*.txt"))
+    names = ["00-input", "01-lora", "02-grad", "03-adamw", "04-cse", "05-dce", "06-fuse"]
+    assert [file.stem for file in files] == [*names, "07-schedule"]
     *files, schedule = files
     assert schedule.read_text().startswith("stages @bitnet_loss {\n  sweep of ")
     graphs = [parse_graph(file.read_text()) for file in files]

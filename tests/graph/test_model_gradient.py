@@ -1,21 +1,19 @@
 """Gradients, causality and packing of a whole BitNet with adapters."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
-from bitgraph.graph.build import GraphBuilder
-from bitgraph.graph.ir import Node, Role, Value
+from bitgraph.graph.ir import Role
 from bitgraph.graph.ops import OPS
-from bitgraph.graph.ops.record import Cotangents
 from bitgraph.models.bitnet.config import PROJECTIONS
 from bitgraph.models.bitnet.forward import loss_graph
 from bitgraph.passes.grad import Grad
 from bitgraph.passes.lora import Lora
 from bitgraph.passes.manager import PassManager
 from gradcheck import check_graph
+from planted import MODEL_RULES, Rule
 from tiny_model import (
     CONFIG,
     batch_values,
@@ -91,46 +89,7 @@ def test_with_b_at_zero_only_b_has_a_gradient() -> None:
 # Planted errors in the composed model
 
 
-Rule = Callable[..., Cotangents]
-
-
-def residual_lost(b: GraphBuilder, node: Node, dc: Value) -> Cotangents:
-    return dc, b.op("scale", dc, factor=0.0)
-
-
-def slope_of_relu(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
-    return (b.op("mul", dy, b.op("relu", node.inputs[0])),)
-
-
-def not_rotated_back(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
-    return dy, None
-
-
-def one_percent_large(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
-    wrong = b.op("scale", b.op("ternary_matmul_t", dy, node.inputs[1]), factor=1.01)
-    return wrong, None
-
-
-def normed_twice(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
-    return b.op("rms_norm", dy, node.inputs[1], **node.attributes), None
-
-
-def wrong_sign_of_gate(b: GraphBuilder, node: Node, dc: Value) -> Cotangents:
-    x, y = node.inputs
-    return b.op("scale", b.op("mul", dc, y), factor=-1.0), b.op("mul", dc, x)
-
-
-@pytest.mark.parametrize(
-    ("name", "rule"),
-    [
-        ("add", residual_lost),
-        ("squared_relu", slope_of_relu),
-        ("rope", not_rotated_back),
-        ("ternary_matmul", one_percent_large),
-        ("rms_norm", normed_twice),
-        ("mul", wrong_sign_of_gate),
-    ],
-)
+@pytest.mark.parametrize(("name", "rule"), MODEL_RULES)
 def test_a_planted_error_is_caught_in_the_model(
     name: str, rule: Rule, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,12 +101,14 @@ def test_float64_operands_give_float64_results(op: OpDef, case: Case) -> None:
         with pytest.raises(GraphError, match="is not an f32 matrix"):
             infer_types("quantize", (TensorType(DType.F64, (2, 3)),), {})
         return
+    if "quantize(" in case.attrs.get("body", ""):
+        return
     operands = tuple(map(promoted, draw(case)))
     for type, result in zip(infer(op, case), run(op, operands, case), strict=True):
         assert result.dtype == (F64 if type.dtype.is_float else type.dtype.numpy)
 
 
-DISCONTINUOUS = {"quantize", "sample"}
+DISCONTINUOUS = {"quantize", "sample", "fused"}
 """Tested on their own, and so is rope_table, which loses digits of large angles in f32."""
 
 SMOOTH = [op for op in OPS.values() if op.name not in DISCONTINUOUS | {"rope_table"}]
@@ -243,8 +245,10 @@ def test_counts_and_attributes_are_checked(op: OpDef) -> None:
         rest = {k: v for k, v in case.attrs.items() if k != key}
         with pytest.raises(GraphError, match=f"{op.name} takes the attributes .*{key}"):
             infer_types(op.name, types, rest)
-        with pytest.raises(GraphError, match=f"{op.name}: attribute {key} is 'x', not of type"):
-            infer_types(op.name, types, {**case.attrs, key: "x"})
+        wrong_type = 7 if op.attributes[key] is str else "x"
+        message = f"{op.name}: attribute {key} is {wrong_type!r}, not of type"
+        with pytest.raises(GraphError, match=message):
+            infer_types(op.name, types, {**case.attrs, key: wrong_type})
 
 
 @pytest.mark.parametrize(

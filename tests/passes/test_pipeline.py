@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from bitgraph.cli.dumps import Stages
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Graph
 from bitgraph.graph.text import parse_graph
 from bitgraph.graph.types import GraphError
 from bitgraph.graph.verify import verify
 from bitgraph.models.bitnet.forward import loss_graph
-from bitgraph.models.files import write_text
 from bitgraph.passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
 from bitgraph.passes.grad import Grad
 from bitgraph.passes.lora import Lora
-from bitgraph.passes.manager import Pass, PassManager, dump_to
+from bitgraph.passes.manager import Pass, PassManager
 from bitgraph.passes.optimizer import AdamW
 from bitgraph.passes.pipeline import PASSES, parse_pipeline
 from bitgraph.passes.surrogate import Promote, Surrogate
@@ -137,9 +137,9 @@ def test_errors_of_passes_are_errors_a_person_reads() -> None:
 
 def test_every_stage_is_dumped_and_reads_back_equal(tmp_path: Path) -> None:
     folder = tmp_path / "dumps" / "run 1"
-    on_stage = dump_to(folder, write_text)
+    dumped_stages = Stages(folder)
     assert not folder.exists()
-    result = PassManager(parse_pipeline(TRAINING), on_stage).run(loss_graph(CONFIG, 6))
+    result = PassManager(parse_pipeline(TRAINING), dumped_stages.add).run(loss_graph(CONFIG, 6))
     names = [path.name for path in sorted(folder.iterdir())]
     assert names == [
         "00-input.txt", "01-lora.txt", "02-grad.txt", "03-adamw.txt", "04-cse.txt", "05-dce.txt",

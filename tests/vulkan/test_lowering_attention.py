@@ -1,6 +1,5 @@
 """Attention and its gradient on Vulkan against NumPy: planned and shuffled, and on a device."""
 
-from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -12,11 +11,10 @@ from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ops import OPS
 from bitgraph.graph.ops.draws import constant, operand
 from bitgraph.graph.ops.record import Case, OpDef
-from bitgraph.graph.tensors import Array, HostValue
+from bitgraph.graph.tensors import Array
 from op_cases import assert_close, fixed_cases, one_op_graph
-from vulkan_cases import RUNS, values_of
+from vulkan_cases import RUNS, Run, values_of
 
-Run: TypeAlias = Callable[..., dict[str, HostValue]]
 Sizes: TypeAlias = tuple[int, int, int, int, int, str]
 
 ATTENTION, GRAD = OPS["attention"], OPS["attention_grad"]

@@ -1,7 +1,6 @@
 """Elementwise ops on Vulkan against NumPy: planned and shuffled, and on a device."""
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -18,9 +17,7 @@ from bitgraph.graph.types import GraphError, tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_cases import assert_close, assert_same_bits, fixed_cases, one_op_graph, random_cases
-from vulkan_cases import FOLDED, RUNS, SPLIT, run_on_device, values_of
-
-Run: TypeAlias = Callable[..., dict[str, HostValue]]
+from vulkan_cases import FOLDED, RUNS, SPLIT, Run, run_on_device, values_of
 
 FAMILY = FAMILIES["elementwise"]
 TOLERANCE = {"silu": 5e-7, "silu_slope": 5e-7, "dot": 1e-6, "row_dot": 1e-6}

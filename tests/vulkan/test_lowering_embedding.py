@@ -1,8 +1,5 @@
 """Ops that move rows on Vulkan equal NumPy's bit for bit: planned and shuffled, and on a device."""
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
@@ -14,12 +11,18 @@ from bitgraph.graph.ops.draws import distinct, integers, operand
 from bitgraph.graph.ops.record import Case, OpDef
 from bitgraph.graph.tensors import HostValue
 from bitgraph.graph.types import GraphError
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from op_cases import assert_same_bits, fixed_cases, one_op_graph, random_cases
-from vulkan_cases import FOLDED, RUNS, SPLIT, in_place, run_on_device, values_of
-
-Run: TypeAlias = Callable[..., dict[str, HostValue]]
+from op_cases import assert_same_bits, fixed_cases, one_op_graph
+from vulkan_cases import (
+    FOLDED,
+    RUNS,
+    SPLIT,
+    Run,
+    check_case,
+    check_random_cases,
+    in_place,
+    run_on_device,
+    values_of,
+)
 
 FAMILY = FAMILIES["embedding"]
 SCRAPS = Limits(max_range=256, alignment=16, max_groups=5)
@@ -39,22 +42,13 @@ def kernels_of(graph: Graph, limits: Limits) -> list[str]:
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize(("op", "case"), fixed_cases(FAMILY))
 def test_fixed_cases(op: OpDef, case: Case, run: Run, limits: Limits) -> None:
-    graph = one_op_graph(op, case)
-    values = values_of(graph, case)
-    assert_same(graph, values, run(graph, values, limits))
+    check_case(op, case, run, assert_same, limits)
 
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("op", FAMILY, ids=lambda op: op.name)
 def test_random_cases(op: OpDef, run: Run) -> None:
-    @settings(max_examples=4, derandomize=True, deadline=None)
-    @given(random_cases(op), st.integers(0, 2**16))
-    def check(case: Case, seed: int) -> None:
-        graph = one_op_graph(op, case)
-        values = values_of(graph, case, seed)
-        assert_same(graph, values, run(graph, values))
-
-    check()
+    check_random_cases(op, run, assert_same)
 
 
 def gathering(dtype: str, rows: int, columns: int, count: int) -> Case:

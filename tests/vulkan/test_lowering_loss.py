@@ -1,8 +1,6 @@
 """The cross-entropy and its gradient on Vulkan against NumPy: planned, split, and on a device."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -12,11 +10,8 @@ from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.ops import OPS
 from bitgraph.graph.ops.draws import constant, operand
 from bitgraph.graph.ops.record import Case, OpDef
-from bitgraph.graph.tensors import HostValue
 from op_cases import assert_close, fixed_cases, one_op_graph
-from vulkan_cases import RUNS, device_limits, run_on_device, values_of
-
-Run: TypeAlias = Callable[..., dict[str, HostValue]]
+from vulkan_cases import RUNS, Run, device_limits, run_on_device, values_of
 
 LOSS, GRAD = OPS["linear_cross_entropy"], OPS["linear_cross_entropy_grad"]
 TOLERANCE = 2e-5

@@ -1,8 +1,5 @@
 """Normalization on Vulkan against NumPy: planned and shuffled, and on a device."""
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
@@ -11,12 +8,8 @@ from bitgraph.graph.ir import Graph
 from bitgraph.graph.ops import FAMILIES, OPS
 from bitgraph.graph.ops.record import Case, OpDef
 from bitgraph.graph.tensors import HostValue
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from op_cases import assert_close, assert_same_bits, fixed_cases, one_op_graph, random_cases
-from vulkan_cases import FOLDED, RUNS, run_on_device, values_of
-
-Run: TypeAlias = Callable[..., dict[str, HostValue]]
+from op_cases import assert_close, assert_same_bits, fixed_cases, one_op_graph
+from vulkan_cases import FOLDED, RUNS, Run, check_case, check_random_cases, run_on_device, values_of
 
 FAMILY = FAMILIES["norm"]
 TOLERANCE = 2e-6
@@ -37,22 +30,13 @@ def assert_right(graph: Graph, values: dict[str, HostValue], outputs: dict[str, 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize(("op", "case"), fixed_cases(FAMILY))
 def test_fixed_cases(op: OpDef, case: Case, run: Run, limits: Limits) -> None:
-    graph = one_op_graph(op, case)
-    values = values_of(graph, case)
-    assert_right(graph, values, run(graph, values, limits))
+    check_case(op, case, run, assert_right, limits)
 
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("op", FAMILY, ids=lambda op: op.name)
 def test_random_cases(op: OpDef, run: Run) -> None:
-    @settings(max_examples=4, derandomize=True, deadline=None)
-    @given(random_cases(op), st.integers(0, 2**16))
-    def check(case: Case, seed: int) -> None:
-        graph = one_op_graph(op, case)
-        values = values_of(graph, case, seed)
-        assert_right(graph, values, run(graph, values))
-
-    check()
+    check_random_cases(op, run, assert_right)
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -1,6 +1,5 @@
 """Clipping and AdamW on Vulkan against NumPy: planned and shuffled, and on a device."""
 
-from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -20,10 +19,19 @@ from bitgraph.graph.types import tensor
 from bitgraph.passes.optimizer import SOUND, AdamW
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import assert_close, assert_same_bits, fixed_cases, one_op_graph, random_cases
-from vulkan_cases import FOLDED, RUNS, SPLIT, in_place, run_on_device, values_of
+from op_cases import assert_close, assert_same_bits, fixed_cases, one_op_graph
+from vulkan_cases import (
+    FOLDED,
+    RUNS,
+    SPLIT,
+    Run,
+    check_case,
+    check_random_cases,
+    in_place,
+    run_on_device,
+    values_of,
+)
 
-Run: TypeAlias = Callable[..., dict[str, HostValue]]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 FAMILY = FAMILIES["optimizer"]
@@ -43,22 +51,13 @@ def assert_right(graph: Graph, values: dict[str, HostValue], outputs: dict[str, 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize(("op", "case"), fixed_cases(FAMILY))
 def test_fixed_cases(op: OpDef, case: Case, run: Run, limits: Limits) -> None:
-    graph = one_op_graph(op, case)
-    values = values_of(graph, case)
-    assert_right(graph, values, run(graph, values, limits))
+    check_case(op, case, run, assert_right, limits)
 
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("op", FAMILY, ids=lambda op: op.name)
 def test_random_cases(op: OpDef, run: Run) -> None:
-    @settings(max_examples=3, derandomize=True, deadline=None)
-    @given(random_cases(op), st.integers(0, 2**16))
-    def check(case: Case, seed: int) -> None:
-        graph = one_op_graph(op, case)
-        values = values_of(graph, case, seed)
-        assert_right(graph, values, run(graph, values))
-
-    check()
+    check_random_cases(op, run, assert_right, 3)
 
 
 # global_norm
@@ -120,11 +119,11 @@ def test_norms_of_any_numbers(numbers: list[float]) -> None:
 
 
 def test_gradients_are_summed_side_by_side() -> None:
-    """One barrier for all gradients of a model, not one for each."""
+    """As many to a dispatch as it binds, and one barrier for all."""
     case = Case(tuple(operand("f32", 16, 64) for _ in range(30)))
     commands = make_plan(one_op_graph(OPS["global_norm"], case), Limits()).schedule.commands
-    assert [k for k, c in enumerate(commands) if isinstance(c, Barrier)] == [30]
-    assert len(commands) == 32
+    assert [k for k, c in enumerate(commands) if isinstance(c, Barrier)] == [2]
+    assert len(commands) == 4
 
 
 # clip_factor
@@ -236,7 +235,8 @@ def test_updates_in_place_copy_nothing(limits: Limits) -> None:
     case = OPS["adamw"].cases.make(16, 2560, 7)
     graph = in_place(one_op_graph(OPS["adamw"], case), *IN_PLACE)
     commands = make_plan(graph, limits).schedule.commands
-    assert {getattr(command, "kernel", "barrier") for command in commands} == {"adamw"}
+    kernels = {getattr(command, "kernel", "barrier") for command in commands}
+    assert kernels <= {"adamw+1", "adamw+3"}
     values = values_of(graph, case)
     assert_right(graph, values, run_on_device(graph, values, limits))
 

@@ -1,6 +1,5 @@
 """The op quantize on Vulkan equals NumPy's bit for bit."""
 
-from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -10,13 +9,12 @@ from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.graph.ops import OPS
 from bitgraph.graph.ops.record import Case, OpDef
-from bitgraph.graph.tensors import HostValue, Quantized
+from bitgraph.graph.tensors import Quantized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_cases import assert_same_bits, fixed_cases, one_op_graph, random_cases
-from vulkan_cases import FOLDED, RUNS, run_on_device, values_of
+from vulkan_cases import FOLDED, RUNS, Run, run_on_device, values_of
 
-Run: TypeAlias = Callable[..., dict[str, HostValue]]
 QUANTIZE = OPS["quantize"]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 

@@ -1,52 +1,39 @@
 """Rotary positions on Vulkan against NumPy: planned and shuffled, and on a device."""
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.graph.build import GraphBuilder
-from bitgraph.graph.ir import Role
+from bitgraph.graph.ir import Graph, Role
 from bitgraph.graph.ops import OPS
 from bitgraph.graph.ops.record import Case, OpDef
 from bitgraph.graph.tensors import HostValue
 from bitgraph.graph.types import tensor
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from op_cases import assert_close, fixed_cases, one_op_graph, random_cases
-from vulkan_cases import FOLDED, RUNS, run_on_device, values_of
-
-Run: TypeAlias = Callable[..., dict[str, HostValue]]
+from op_cases import assert_close, fixed_cases, one_op_graph
+from vulkan_cases import FOLDED, RUNS, Run, check_case, check_random_cases, run_on_device
 
 FAMILY = [OPS["rope"], OPS["rope_table"]]
 TOLERANCE = 3e-7
 """Beside the largest element: two products and a sum; cosines are good to 1.5e-7."""
 
 
+def assert_right(graph: Graph, values: dict[str, HostValue], outputs: dict[str, HostValue]) -> None:
+    (want,), (got,) = evaluate(graph, values).values(), outputs.values()
+    assert_close(got, want, TOLERANCE)
+
+
 @pytest.mark.parametrize("limits", [Limits(), FOLDED], ids=["large", "folded"])
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize(("op", "case"), fixed_cases(FAMILY))
 def test_fixed_cases(op: OpDef, case: Case, run: Run, limits: Limits) -> None:
-    graph = one_op_graph(op, case)
-    values = values_of(graph, case)
-    (want,), (got,) = evaluate(graph, values).values(), run(graph, values, limits).values()
-    assert_close(got, want, TOLERANCE)
+    check_case(op, case, run, assert_right, limits)
 
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("op", FAMILY, ids=lambda op: op.name)
 def test_random_cases(op: OpDef, run: Run) -> None:
-    @settings(max_examples=4, derandomize=True, deadline=None)
-    @given(random_cases(op), st.integers(0, 2**16))
-    def check(case: Case, seed: int) -> None:
-        graph = one_op_graph(op, case)
-        values = values_of(graph, case, seed)
-        (want,), (got,) = evaluate(graph, values).values(), run(graph, values).values()
-        assert_close(got, want, TOLERANCE)
-
-    check()
+    check_random_cases(op, run, assert_right)
 
 
 def test_angles_of_long_contexts() -> None:

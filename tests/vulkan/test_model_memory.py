@@ -14,6 +14,7 @@ from bitgraph.models.bitnet.presets import PRESETS
 from bitgraph.models.training.options import TrainingOptions
 from bitgraph.passes.cleanup import EliminateDeadCode
 from bitgraph.passes.manager import PassManager
+from vulkan_cases import device_limits, kernel_device
 
 
 def training(config: BitNetConfig, tokens: int) -> Graph:
@@ -50,6 +51,21 @@ def test_arenas_are_near_the_lower_bound(
 ) -> None:
     plan = make_plan(graph_of(build, preset, tokens), KNOWN_LIMITS[limits])
     assert 0 < plan.lower_bound <= plan.arena_bytes <= 1.03 * plan.lower_bound
+
+
+@pytest.mark.parametrize(("name", "part"), [("lavapipe", "llvmpipe"), ("h100", "H100")])
+def test_a_device_has_the_limits_that_are_known_of_it(name: str, part: str) -> None:
+    device = kernel_device()
+    if part not in device.info.name:
+        pytest.skip(f"needs a device named {part}: name it in BITGRAPH_TEST_DEVICE")
+    known, real = KNOWN_LIMITS[name], device_limits()
+    assert known.max_range <= real.max_range
+    assert known.max_allocation <= real.max_allocation
+    assert known.alignment % real.alignment == 0
+    assert known.max_groups <= real.max_groups
+    assert known.shared_memory <= real.shared_memory
+    assert known.subgroup == real.subgroup
+    assert known.features <= real.features
 
 
 def test_a_training_step_of_2b_is_planned_in_two_seconds() -> None:

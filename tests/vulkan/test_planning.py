@@ -20,6 +20,7 @@ from bitgraph.backends.vulkan.window import CURSOR, log_of, window_of, with_wind
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Graph, Role
 from bitgraph.graph.tensors import HostValue
+from bitgraph.passes.fuse.fuse import Fuse
 from graphs import all_graphs, training_graph
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,10 +120,11 @@ def state_of(graph: Graph, seed: int = 3) -> dict[str, HostValue]:
     return {k: v for k, v in values.items() if k in {i.value.name for i in graph.inputs}}
 
 
-def step_values() -> tuple[Graph, dict[str, HostValue]]:
+def step_values(fused: bool = False) -> tuple[Graph, dict[str, HostValue]]:
     """A training step of the tiny model, and all it reads."""
     batch = random_batch([7, 5], multiple=4)
     graph = training_graph(batch.tokens.size)
+    graph = Fuse()(graph) if fused else graph
     schedule = {"lr": np.array(1e-2, np.float32), "step": np.array(3, np.int32)}
     values = {**model_values(), **state_of(graph), **batch_values(batch), **schedule}
     return graph, {item.value.name: values[item.value.name] for item in graph.inputs}
@@ -136,8 +138,9 @@ def nearly(given: HostValue, wanted: HostValue) -> bool:
     )
 
 
-def test_a_training_step_survives_poison_and_shuffling() -> None:
-    graph, values = step_values()
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_a_training_step_survives_poison_and_shuffling(fused: bool) -> None:
+    graph, values = step_values(fused)
     wanted = evaluate(graph, values)
     plan = make_plan(graph, Limits())
     for seed in range(5):
@@ -174,13 +177,14 @@ def fails(plan: Plan, commands: tuple[Command, ...], graph: Graph, values: dict[
     return False
 
 
-def test_every_barrier_of_a_training_step_is_needed() -> None:
-    graph, values = step_values()
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_every_barrier_of_a_training_step_is_needed(fused: bool) -> None:
+    graph, values = step_values(fused)
     wanted = evaluate(graph, values)
     plan = make_plan(graph, Limits())
     commands = plan.schedule.commands
     barriers = [k for k, command in enumerate(commands) if isinstance(command, Barrier)]
-    assert len(barriers) > 50
+    assert len(barriers) > (30 if fused else 50)
     for k in barriers:
         assert fails(plan, commands[:k] + commands[k + 1 :], graph, values, wanted), k
 

@@ -1,13 +1,15 @@
 """Lowering: which kernels serve a node, family by family."""
 
 from ....graph.ir import Graph, Node, Value
-from ....graph.types import GraphError
+from ..chains import is_chain
 from ..limits import Limits
 from . import (
+    adapters,
     attention,
     copies,
     elementwise,
     embedding,
+    fused,
     linear,
     loss,
     norm,
@@ -24,18 +26,34 @@ _FAMILIES = (
     norm,
     quantize,
     linear,
+    adapters,
     rope,
     attention,
     embedding,
     loss,
     optimizer,
     sampling,
+    fused,
 )
 
 RULES: dict[str, Rule] = {op: rule for family in _FAMILIES for op, rule in family.RULES.items()}
 MEANINGS: dict[str, Meaning] = {
     kernel: meaning for family in _FAMILIES for kernel, meaning in family.MEANINGS.items()
 }
+
+
+def meaning_of(kernel: str) -> Meaning:
+    """What a kernel does, in NumPy: a variant does what the kernel does that it is one of.
+
+    Raises:
+        KeyError: nobody says.
+    """
+    if is_chain(kernel):
+        return fused.chain_meaning(kernel)
+    name = kernel
+    while name not in MEANINGS and "+" in name:
+        name = name.rpartition("+")[0]
+    return MEANINGS[name]
 
 
 def label_of(node: Node) -> str:
@@ -51,10 +69,8 @@ def lower_calls(graph: Graph, limits: Limits) -> Lowering:
     """
     values = {i.value.name: i.value for i in graph.inputs}
     donors: dict[str, Value] = {a.output: values[a.donated] for a in graph.aliases}
-    lowering = Lowering(limits, donors, frozenset(values))
+    lowering = Lowering(limits, donors, frozenset(values), RULES)
     for node in graph.nodes:
-        if node.op not in RULES:
-            raise GraphError(f"there is no kernel for the op {node.op}")
         lowering.label = label_of(node)
-        RULES[node.op](lowering, node)
+        lowering.lower(node)
     return lowering

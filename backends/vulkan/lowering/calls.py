@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ....graph.ir import Node, Value
+from ....graph.ops.fused import FUSED, expanded
 from ....graph.tensors import HostValue
 from ....graph.types import GraphError, TensorType
 from ..kernels import kernel
@@ -53,7 +54,11 @@ class Lowering:
     """
 
     def __init__(
-        self, limits: Limits, donors: Mapping[str, Value], inputs: frozenset[str] = frozenset()
+        self,
+        limits: Limits,
+        donors: Mapping[str, Value],
+        inputs: frozenset[str],
+        rules: Mapping[str, "Rule"],
     ) -> None:
         self.limits = limits
         self.calls: list[Call] = []
@@ -61,7 +66,27 @@ class Lowering:
         self.donors = donors
         self.inputs = inputs
         self.label = ""
+        self._rules = rules
         self._scratch = 0
+
+    def lower(self, node: Node) -> None:
+        """Add the calls of a node, by the rule for its op or, if it is fused, for its pattern.
+
+        Raises:
+            GraphError: an op has no kernel for this device.
+        """
+        name = rule_name(node)
+        if name in self._rules:
+            self._rules[name](self, node)
+        elif node.op == FUSED:
+            self.lower_apart(node)
+        else:
+            raise GraphError(f"there is no kernel for the op {node.op}")
+
+    def lower_apart(self, node: Node) -> None:
+        """Add the calls of the nodes that a fused one stands for: where no kernel does it all."""
+        for part in expanded(node):
+            self.lower(part)
 
     def call(
         self,
@@ -106,6 +131,16 @@ class Lowering:
     def view(self, value: Value, of: Value) -> None:
         """Let a value be the bytes of another."""
         self.views[value.name] = of
+
+
+def rule_name(node: Node) -> str:
+    """What a node's rule is found by: its op, or ``fused:PATTERN``."""
+    return fused_rule(node.attributes["pattern"]) if node.op == FUSED else node.op
+
+
+def fused_rule(pattern: str) -> str:
+    """What the rule for the fused nodes of a pattern is found by."""
+    return f"{FUSED}:{pattern}"
 
 
 def whole(operand: Value | Part) -> Part:

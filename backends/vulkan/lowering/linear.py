@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -11,8 +12,8 @@ from ....graph.tensors import GROUP, Array, HostValue, Ternary
 from ....graph.types import DType, tensor
 from ..layout import assign
 from .calls import Lowering, Meaning, Part, Rule, groups_for, row_ranges, rows_of, whole
-from .meanings import of_op
-from .tiles import TILE_K, WORKGROUP, lanes_for, parts_for, tile_for, unit_tile_for
+from .meanings import arrays, of_op
+from .tiles import TILE_K, WORKGROUP, Tile, lanes_for, parts_for, tile_for, unit_tile_for
 
 FEW_ROWS = 8
 """Rows up to which a product is a matter of reading the weights once: matrix-vector kernels."""
@@ -21,29 +22,68 @@ _STRIP = 64
 """Weights that a thread of ternary_matvec reads at once."""
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What a product with ternary weights adds to its result (epilogue.glsl).
+
+    Attributes:
+        low, weight: factors of an adapter's part, low [rows, rank] times B^T, or times A where the
+            product is that of a gradient.
+        added: something of the result's size.
+    """
+
+    low: Value | None = None
+    weight: Value | None = None
+    added: Value | None = None
+
+    @property
+    def options(self) -> str:
+        """What a kernel's name gets for it."""
+        return ("" if self.low is None else "+low") + ("" if self.added is None else "+added")
+
+    @property
+    def operands(self) -> dict[str, Value]:
+        """Bindings of it."""
+        named = {"low": self.low, "b": self.weight, "added": self.added}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """Specialization constants of it."""
+        return {} if self.low is None else {"RANK": self.low.type.shape[1]}
+
+
+_NOTHING = Extras()
+
+
 def _ternary_matmul(lowering: Lowering, node: Node) -> None:
     x, w = node.inputs
-    (y,) = node.outputs
+    ternary_product(lowering, x, w, node.outputs[0], _NOTHING)
+
+
+def ternary_product(lowering: Lowering, x: Value, w: Value, y: Value, extras: Extras) -> None:
+    """Y = x w^T and what is added to it."""
     sizes = (*x.type.shape, w.type.shape[0])
     if x.type.dtype is not DType.Q8:
-        _product(lowering, "ternary_matmul_f32", sizes, x=x, w=w, y=y)
+        _product(lowering, "ternary_matmul_f32", sizes, extras=extras, x=x, w=w, y=y)
     elif sizes[0] <= FEW_ROWS and sizes[1] % GROUP == 0:
-        _ternary_matvec(lowering, sizes, x, w, y)
+        _ternary_matvec(lowering, sizes, x, w, y, extras)
     else:
-        _ternary_tiles(lowering, sizes, x, w, y)
+        _ternary_tiles(lowering, sizes, x, w, y, extras)
 
 
 def _ternary_matvec(
-    lowering: Lowering, sizes: tuple[int, ...], x: Value, w: Value, y: Value
+    lowering: Lowering, sizes: tuple[int, ...], x: Value, w: Value, y: Value, extras: Extras
 ) -> None:
     rows, inner, columns = sizes
     lanes, groups = lanes_for(inner // _STRIP, columns, lowering.limits)
-    constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **lanes}
-    lowering.call(f"ternary_matvec{_dot(lowering)}", groups, constants, x=x, w=w, y=y)
+    constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **lanes, **extras.constants}
+    kernel = f"ternary_matvec{_dot(lowering)}{extras.options}"
+    lowering.call(kernel, groups, constants, x=x, w=w, y=y, **extras.operands)
 
 
 def _ternary_tiles(
-    lowering: Lowering, sizes: tuple[int, ...], x: Value, w: Value, y: Value
+    lowering: Lowering, sizes: tuple[int, ...], x: Value, w: Value, y: Value, extras: Extras
 ) -> None:
     rows, inner, columns = sizes
     limits = lowering.limits
@@ -54,7 +94,8 @@ def _ternary_tiles(
             kernel, tile = "ternary_matmul_cm", unit_tile
     constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **tile.constants}
     groups = groups_for(tile.count(rows, columns), 1, limits)
-    lowering.call(kernel, groups, constants, x=x, w=w, y=y)
+    kernel, constants = f"{kernel}{extras.options}", {**constants, **extras.constants}
+    lowering.call(kernel, groups, constants, x=x, w=w, y=y, **extras.operands)
 
 
 def _dot(lowering: Lowering) -> str:
@@ -64,20 +105,39 @@ def _dot(lowering: Lowering) -> str:
 
 def _ternary_matmul_t(lowering: Lowering, node: Node) -> None:
     x, w = node.inputs
-    (y,) = node.outputs
+    power = None
+    if halves_tile(lowering, x, w) is not None:
+        rows, inner = x.type.shape
+        power = lowering.scratch(tensor("f32", rows))
+        groups = groups_for(rows, 1, lowering.limits)
+        lowering.call("row_power", groups, {"ROWS": rows, "COLUMNS": inner}, x=x, y=power)
+    ternary_product_t(lowering, x, w, node.outputs[0], _NOTHING, power)
+
+
+def halves_tile(lowering: Lowering, x: Value, w: Value) -> Tile | None:
+    """The tile for x w on matrix units, which need the rows' powers, or None if they do not fit."""
+    (rows, inner), columns = x.type.shape, w.type.shape[1]
+    if "cooperative_matrix_f16" not in lowering.limits.features:
+        return None
+    if inner % 32 or columns % GROUP or rows <= FEW_ROWS:
+        return None
+    return unit_tile_for(rows, columns, lowering.limits)
+
+
+def ternary_product_t(
+    lowering: Lowering, x: Value, w: Value, y: Value, extras: Extras, power: Value | None
+) -> None:
+    """Y = x w and what is added to it; with the rows' powers where `halves_tile` gives a tile."""
     sizes = rows, inner, columns = (*x.type.shape, w.type.shape[1])
-    limits = lowering.limits
-    tile = unit_tile_for(rows, columns, limits)
-    fits = inner % 32 == 0 and columns % GROUP == 0 and rows > FEW_ROWS
-    if "cooperative_matrix_f16" not in limits.features or tile is None or not fits:
-        _product(lowering, "ternary_matmul_t", sizes, x=x, w=w, y=y)
+    tile = halves_tile(lowering, x, w)
+    if tile is None or power is None:
+        _product(lowering, "ternary_matmul_t", sizes, extras=extras, x=x, w=w, y=y)
         return
-    power = lowering.scratch(tensor("f32", rows))
-    constants = {"ROWS": rows, "COLUMNS": inner}
-    lowering.call("row_power", groups_for(rows, 1, limits), constants, x=x, y=power)
-    constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **tile.constants}
-    groups = groups_for(tile.count(rows, columns), 1, limits)
-    lowering.call("ternary_matmul_t_cm", groups, constants, x=x, power=power, w=w, y=y)
+    constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns}
+    constants |= {**tile.constants, **extras.constants}
+    groups = groups_for(tile.count(rows, columns), 1, lowering.limits)
+    kernel = f"ternary_matmul_t_cm{extras.options}"
+    lowering.call(kernel, groups, constants, x=x, power=power, w=w, y=y, **extras.operands)
 
 
 def _contract_rows(lowering: Lowering, node: Node) -> None:
@@ -121,6 +181,7 @@ def _product(
     sizes: tuple[int, ...],
     place: Mapping[str, int] | None = None,
     *,
+    extras: Extras = _NOTHING,
     y: Value | Part,
     **factors: Value | Part,
 ) -> None:
@@ -131,6 +192,7 @@ def _product(
         kernel: its name.
         sizes: rows, inner length and columns.
         place: constants that say which columns of y are filled, where the kernel has them.
+        extras: what is added to the result.
         y: the result.
         **factors: what is multiplied.
     """
@@ -145,7 +207,9 @@ def _product(
         parts = 1
     constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, "PARTS": parts, **(place or {})}
     groups = groups_for(tiles * parts, 1, limits)
-    lowering.call(kernel, groups, {**constants, **tile.constants}, **factors, y=target)
+    constants |= {**tile.constants, **extras.constants}
+    operands = {**factors, **extras.operands}
+    lowering.call(f"{kernel}{extras.options}", groups, constants, **operands, y=target)
     if parts > 1:
         constants = {"PARTS": parts, "SIZE": rows * columns, "WORKGROUP": WORKGROUP}
         groups = groups_for(rows * columns, WORKGROUP, limits)
@@ -171,6 +235,24 @@ def _by_parts(multiply: _Multiply) -> Meaning:
             target[k] = multiply(_dense(left), _dense(right), some)
 
     return meaning
+
+
+def _finished(meaning: Meaning, across: bool = False) -> Meaning:
+    """The meaning of a kernel with epilogue.glsl."""
+
+    def finished(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+        more = ("low", "b", "added")
+        added = [x.copy() for x in arrays(operands, *operands.keys() & {"added"})]
+        meaning(constants, {name: x for name, x in operands.items() if name not in more})
+        (y,) = arrays(operands, "y")
+        target = y[0] if y.ndim == 3 else y
+        if "low" in operands:
+            low, b = arrays(operands, "low", "b")
+            target += low @ (b if across else b.T)
+        for x in added:  # read before y, which may lie over it, was written
+            target += x
+
+    return finished
 
 
 def _dense(factor: HostValue) -> Array:
@@ -204,9 +286,14 @@ def _sum_parts(constants: Mapping[str, int | float], operands: Mapping[str, Host
 
 
 def _row_power(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
-    largest = np.max(np.abs(_dense(operands["x"])), axis=1)
-    exponents = largest.view(np.uint32) >> 23
-    assign(operands["y"], (np.clip(exponents, 1, 253) << 23).view(np.float32))
+    assign(operands["y"], row_powers(_dense(operands["x"])))
+
+
+def row_powers(x: Array) -> Array:
+    """The power of two below the largest magnitude of each row, or equal to it."""
+    exponents = np.max(np.abs(x), axis=1).view(np.uint32) >> 23
+    powers: Array = (np.clip(exponents, 1, 253) << 23).view(np.float32)
+    return powers
 
 
 def _on_units(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
@@ -234,11 +321,11 @@ _ON_CODES = (
 )
 
 MEANINGS: dict[str, Meaning] = {
-    **dict(of_op("ternary_matmul", name) for name in _ON_CODES),
-    "ternary_matmul_f32": _by_parts(_times_transposed),
-    "ternary_matmul_t": _by_parts(_times),
+    **{name: _finished(of_op("ternary_matmul", name)[1]) for name in _ON_CODES},
+    "ternary_matmul_f32": _finished(_by_parts(_times_transposed)),
+    "ternary_matmul_t": _finished(_by_parts(_times), across=True),
     "row_power": _row_power,
-    "ternary_matmul_t_cm": _on_units,
+    "ternary_matmul_t_cm": _finished(_on_units, across=True),
     "matmul": _by_parts(_times),
     "matmul_f16": _by_parts(_times),
     "matmul_t": _by_parts(_times_transposed),

@@ -1,0 +1,188 @@
+"""Rules for the fused patterns around adapted projections, and meanings of the narrow products."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ....graph.ir import Node, Value
+from ....graph.ops.fused import expanded
+from ....graph.tensors import HostValue
+from ....graph.types import tensor
+from ....passes.fuse.products import Low, Through, low_of, through_products
+from .calls import Lowering, Meaning, Rule, fused_rule, groups_for
+from .linear import FEW_ROWS, Extras, halves_tile, row_powers, ternary_product, ternary_product_t
+from .meanings import arrays
+from .tiles import WORKGROUP
+
+_TILE = 16
+"""Rows and columns of a tile of thin.glsl."""
+_MATVEC: dict[str, int | float] = {"LANES": WORKGROUP, "WORKGROUP": WORKGROUP}
+"""A workgroup for each sum of a few rows: there are few of them."""
+
+
+def _low_products(lowering: Lowering, node: Node) -> None:
+    nodes = expanded(node)
+    made = {value.name: inner for inner in nodes for value in inner.outputs}
+    lows = [low for inner in nodes if (low := low_of(inner, made)) is not None]
+    if not all(_binds(lowering, low.x, low.weight) for low in lows):
+        lowering.lower_apart(node)
+        return
+    most = lowering.limits.bindings // 3
+    for begin in range(0, len(lows), most):
+        _thin_matmul(lowering, lows[begin : begin + most])
+
+
+def _product(lowering: Lowering, node: Node) -> None:
+    nodes = expanded(node)
+    made = {value for inner in nodes for value in inner.outputs}
+    product = next(inner for inner in nodes if inner.op == "ternary_matmul")
+    up = next((inner for inner in nodes if inner.op == "matmul"), None)
+    low, weight = (None, None) if up is None else up.inputs
+    x, w = product.inputs
+    extras = Extras(low, weight, _taken_in(nodes, made))
+    ternary_product(lowering, x, w, node.outputs[0], extras)
+
+
+def _product_gradients(lowering: Lowering, node: Node) -> None:
+    nodes = expanded(node)
+    made = {value.name: inner for inner in nodes for value in inner.outputs}
+    members = through_products(nodes, made)
+    assert members is not None, "the pattern's finder sees to that"
+    powers = _narrow(lowering, members, made)
+    (result,) = (value for value in node.outputs if made[value.name].op == "add")
+    total = _taken_in(nodes, {value for inner in nodes for value in inner.outputs})
+    for member in members:
+        x, w = member.product.inputs
+        y = result if member is members[-1] else lowering.scratch(result.type)
+        low = None if member.low is None else member.low.result
+        ternary_product_t(lowering, x, w, y, Extras(low, member.weight, total), powers[x])
+        total = y
+
+
+def _taken_in(nodes: Sequence[Node], made: set[Value]) -> Value | None:
+    """What the sums of a group add that is not made in it."""
+    summed = (value for inner in nodes if inner.op == "add" for value in inner.inputs)
+    return next((value for value in summed if value not in made), None)
+
+
+def _narrow(
+    lowering: Lowering, members: Sequence[Through], made: Mapping[str, Node]
+) -> dict[Value, Value | None]:
+    """Multiply cotangents with B; the powers of their rows by cotangent, where they are wanted."""
+    powers: dict[Value, Value | None] = {}
+    alike: dict[object, list[Low]] = {}
+    for member in members:
+        x, w = member.product.inputs
+        low = member.low
+        wanted = halves_tile(lowering, x, w) is not None
+        powers[x] = lowering.scratch(tensor("f32", x.type.shape[0])) if wanted else None
+        if low is not None and _binds(lowering, x, low.weight):
+            alike.setdefault((low.factor, low.result.type, wanted), []).append(low)
+            continue
+        if low is not None:
+            lowering.lower(low.product)
+            lowering.lower(made[low.result.name])
+        if (power := powers[x]) is not None:
+            rows, inner = x.type.shape
+            groups = groups_for(rows, 1, lowering.limits)
+            lowering.call("row_power", groups, {"ROWS": rows, "COLUMNS": inner}, x=x, y=power)
+    for lows in alike.values():
+        most = lowering.limits.bindings // 4
+        for begin in range(0, len(lows), most):
+            some = lows[begin : begin + most]
+            wanted_powers = [power for low in some if (power := powers[low.x]) is not None]
+            _thin_matmul(lowering, some, wanted_powers)
+    return powers
+
+
+def _binds(lowering: Lowering, *values: Value) -> bool:
+    return all(value.type.nbytes <= lowering.limits.max_range for value in values)
+
+
+def _thin_matmul(lowering: Lowering, lows: Sequence[Low], powers: Sequence[Value] = ()) -> None:
+    """Narrow products of one factor and one result type, and what `row_power` gives of their x."""
+    rows, columns = lows[0].result.type.shape
+    across = not lows[0].product.attributes["transpose_b"]
+    if rows <= FEW_ROWS and not across:
+        kernel, lanes, groups = "thin_matvec", _MATVEC, len(lows) * columns
+    else:
+        kernel, lanes = (
+            f"thin_matmul{'+across' * across}{'+power' * bool(powers)}",
+            _lanes(lowering),
+        )
+        groups = math.ceil(rows / _TILE) * math.ceil(columns / _TILE) * len(lows)
+    constants: dict[str, int | float] = {"ROWS": rows, "COLUMNS": columns, **lanes}
+    constants["FACTOR"] = lows[0].factor
+    operands: dict[str, Value] = {}
+    for number, low in enumerate(lows):
+        named = {"a": low.x, "b": low.weight, "y": low.result}
+        operands |= {f"{name}{number}": value for name, value in named.items()}
+        constants[f"INNER{number}"] = low.x.type.shape[1]
+    operands |= {f"power{number}": power for number, power in enumerate(powers)}
+    several = f"{kernel}+{len(lows)}"
+    lowering.call(several, groups_for(groups, 1, lowering.limits), constants, **operands)
+
+
+def _weight_gradients(lowering: Lowering, node: Node) -> None:
+    alike: dict[int, list[Node]] = {}
+    for inner in expanded(node):
+        if _binds(lowering, *inner.inputs, *inner.outputs):
+            alike.setdefault(inner.inputs[0].type.shape[0], []).append(inner)
+        else:
+            lowering.lower(inner)
+    most = lowering.limits.bindings // 3
+    for nodes in alike.values():
+        for begin in range(0, len(nodes), most):
+            _thin_contract(lowering, nodes[begin : begin + most])
+
+
+def _thin_contract(lowering: Lowering, nodes: Sequence[Node]) -> None:
+    constants = {"INNER": nodes[0].inputs[0].type.shape[0], **_lanes(lowering)}
+    operands: dict[str, Value] = {}
+    tiles = 0
+    for number, node in enumerate(nodes):
+        named = dict(zip("aby", (*node.inputs, *node.outputs), strict=True))
+        operands |= {f"{name}{number}": value for name, value in named.items()}
+        rows, columns = node.outputs[0].type.shape
+        constants |= {f"ROWS{number}": rows, f"COLUMNS{number}": columns}
+        tiles += math.ceil(rows / _TILE) * math.ceil(columns / _TILE)
+    groups = groups_for(tiles, 1, lowering.limits)
+    lowering.call(f"thin_contract+{len(nodes)}", groups, constants, **operands)
+
+
+def _lanes(lowering: Lowering) -> dict[str, int | float]:
+    """Threads that share a square of sums: as many as shared memory has room for."""
+    lanes = 16 if lowering.limits.shared_memory >= 4 * _TILE**2 * (16 + 1) else 8
+    return {"LANES": lanes, "WORKGROUP": 16 * lanes}
+
+
+def _thin_matmul_meaning(across: bool) -> Meaning:
+    def meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+        for number in range(sum(name.startswith("a") for name in operands)):
+            a, b, y = arrays(operands, f"a{number}", f"b{number}", f"y{number}")
+            y[...] = a @ (b if across else b.T) * a.dtype.type(constants["FACTOR"])
+            if f"power{number}" in operands:
+                arrays(operands, f"power{number}")[0][...] = row_powers(a)
+
+    return meaning
+
+
+def _thin_contract_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
+    for number in range(len(operands) // 3):
+        a, b, y = arrays(operands, f"a{number}", f"b{number}", f"y{number}")
+        y[...] = a.T @ b
+
+
+RULES: dict[str, Rule] = {
+    fused_rule("low_products"): _low_products,
+    fused_rule("product"): _product,
+    fused_rule("product_gradients"): _product_gradients,
+    fused_rule("weight_gradients"): _weight_gradients,
+}
+MEANINGS: dict[str, Meaning] = {
+    "thin_matvec": _thin_matmul_meaning(across=False),
+    "thin_matmul": _thin_matmul_meaning(across=False),
+    "thin_matmul+across": _thin_matmul_meaning(across=True),
+    "thin_contract": _thin_contract_meaning,
+}

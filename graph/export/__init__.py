@@ -1,0 +1,1 @@
+"""Graphs for people and other programs: pictures and files in common formats."""

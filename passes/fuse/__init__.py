@@ -1,0 +1,1 @@
+"""Fusion: groups of nodes that one kernel computes become one node."""

@@ -1,0 +1,113 @@
+"""The table of patterns, in the order in which they are tried: the larger before its parts."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from ...graph.ir import Node
+from .elementwise import ElementwiseChains
+from .pattern import Pattern
+from .products import LowProducts, Product, ProductGradients, WeightGradients
+from .updates import Updates
+from .view import View
+
+
+class Finder(Protocol):
+    """A row of the table: a name, and how groups of nodes are found."""
+
+    @property
+    def name(self) -> str:
+        """Name of the pattern; it chooses the kernel."""
+        ...
+
+    def find(self, view: View) -> Iterator[tuple[Node, ...]]:
+        """Groups that share no node."""
+        ...
+
+
+ROW_PATTERNS = (
+    Pattern(
+        "gate_norm_quantize",
+        """
+        active = squared_relu|silu(gate)
+        gated  = mul(active, up)
+        normed = rms_norm(gated, weight)
+        codes  = quantize(normed)
+        """,
+        also=("active", "gated", "normed"),
+    ),
+    Pattern(
+        "add_norm_quantize",
+        """
+        sum    = add(x, y)
+        normed = rms_norm(sum, weight)
+        codes  = quantize(normed)
+        """,
+        also=("sum", "normed"),
+    ),
+    Pattern(
+        "norm_quantize",
+        """
+        normed = rms_norm(x, weight)
+        codes  = quantize(normed)
+        """,
+        also=("normed",),
+    ),
+    Pattern(
+        "add_norm",
+        """
+        sum    = add(x, y)
+        normed = rms_norm(sum, weight)
+        """,
+        also=("sum",),
+    ),
+    Pattern(
+        "squared_relu_gate_grad",
+        """
+        dgated  = rms_norm_grad(dnormed, gated, weight)
+        dup     = mul(dgated, active)
+        dactive = mul(dgated, up)
+        dgate   = mul(dactive, slope)
+        slope   = scale(half)
+        half    = relu(gate)
+        """,
+        also=("dgated",),
+        absorbs=("add",),
+    ),
+    Pattern(
+        "silu_gate_grad",
+        """
+        dgated  = rms_norm_grad(dnormed, gated, weight)
+        dup     = mul(dgated, active)
+        dactive = mul(dgated, up)
+        dgate   = mul(dactive, slope)
+        slope   = silu_slope(gate)
+        """,
+        also=("dgated",),
+        absorbs=("add",),
+    ),
+    Pattern(
+        "norm_grad_add",
+        """
+        dx  = rms_norm_grad(dy, x, weight)
+        sum = add(dx, dres)
+        """,
+        absorbs=("add",),
+    ),
+    Pattern(
+        "add_norm_grad",
+        """
+        dy = add(a, b)
+        dx = rms_norm_grad(dy, x, weight)
+        """,
+        absorbs=("add",),
+    ),
+)
+"""Groups that treat every row alike: a workgroup a row, which stays in registers."""
+
+PRODUCTS = (ProductGradients(), WeightGradients(), Product(), LowProducts())
+"""Groups around matrix products, which take the sums before and behind them."""
+
+ELEMENTWISE = ElementwiseChains("elementwise")
+"""Whatever element-wise nodes are left, on whatever shapes."""
+
+PATTERNS: tuple[Finder, ...] = (*PRODUCTS, *ROW_PATTERNS, ELEMENTWISE, Updates())

@@ -1,0 +1,21 @@
+// The activations and their slopes; each keeps NaN.
+#include "magnitude.glsl"
+#include "sigmoid.glsl"
+
+vec4 relu(vec4 x) {
+  return positive_part(x);
+}
+
+vec4 squared_relu(vec4 x) {
+  const vec4 positive = positive_part(x);
+  return positive * positive;
+}
+
+vec4 silu(vec4 x) {
+  return x * sigmoid(x);
+}
+
+vec4 silu_slope(vec4 x) {
+  const vec4 s = sigmoid(x);
+  return s * (1 + x * (1 - s));
+}

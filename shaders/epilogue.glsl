@@ -1,0 +1,76 @@
+// What a product with ternary weights adds to its sums before they are written, a square of 4 x 4 at
+// a time:
+//   LOW    low b^T, the up-projection of an adapter, low [ROWS,RANK] and b [COLUMNS,RANK];
+//          with ACROSS, low b with b [RANK,COLUMNS], its gradient
+//   ADDED  added [ROWS,COLUMNS], a residual or what other products gave
+//
+// The includer has the constants ROWS and COLUMNS, with LOW also RANK, and the operands' bindings at
+// its head (backends/vulkan/variants.py).
+
+#extension GL_EXT_control_flow_attributes : require
+#include "matrix.glsl"
+
+#ifdef LOW
+MATRIX_F32(low, AT_low, ROWS, RANK)
+#ifdef ACROSS
+MATRIX_F32(b, AT_b, RANK, COLUMNS)
+#else
+MATRIX_F32(b, AT_b, COLUMNS, RANK)
+#endif
+
+void add_low(inout vec4 square[4], uint row, uint apart, uint column) {
+  for (uint k = 0; k < RANK; k += 4) {
+    vec4 b[4];
+    [[unroll]] for (uint j = 0; j < 4; j++) {
+#ifdef ACROSS
+      b[j] = load_b(k + j, column);
+#else
+      b[j] = load_b(column + j, k);
+#endif
+    }
+    [[unroll]] for (uint i = 0; i < 4; i++) {
+      const vec4 a = load_low(row + i * apart, k);
+#ifdef ACROSS
+      square[i] += a.x * b[0] + a.y * b[1] + a.z * b[2] + a.w * b[3];
+#else
+      square[i] += vec4(dot(a, b[0]), dot(a, b[1]), dot(a, b[2]), dot(a, b[3]));
+#endif
+    }
+  }
+}
+#endif
+
+#ifdef ADDED
+MATRIX_F32(added, AT_added, ROWS, COLUMNS)
+#endif
+
+// Add it to the rows row, row + apart, ... and the four columns from `column` on.
+void finish(inout vec4 square[4], uint row, uint apart, uint column) {
+#ifdef LOW
+  add_low(square, row, apart, column);
+#endif
+#ifdef ADDED
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    square[i] += load_added(row + i * apart, column);
+  }
+#endif
+}
+
+// The same for one element.
+float finish(float y, uint row, uint column) {
+#ifdef LOW
+#ifdef ACROSS
+  for (uint k = 0; k < RANK; k++) {
+    y += low[row * RANK + k] * b[k * COLUMNS + column];
+  }
+#else
+  for (uint k = 0; k < RANK; k += 4) {
+    y += dot(load_low(row, k), load_b(column, k));
+  }
+#endif
+#endif
+#ifdef ADDED
+  y += added[row * COLUMNS + column];
+#endif
+  return y;
+}

@@ -1,0 +1,66 @@
+// Products with a thin result, which has few tiles of 16 x 16: each workgroup has one and LANES threads
+// share each square of 4 x 4 sums of it, the inner axis split between them. So there is enough to do
+// at once without a second stage.
+//
+// The includer has the constants LANES and WORKGROUP, 16 * LANES, and defines before
+//   NEAR  "lane" if the threads that share a square are to be neighbours, 1; 0 if those of one lane
+
+#extension GL_EXT_control_flow_attributes : require
+#include "index.glsl"
+#include "matrix.glsl"
+
+const uint TILE = 16;
+const uint PITCH = LANES + 1;  // against bank conflicts
+
+shared float partial[TILE * TILE * PITCH];
+vec4 sums[4];
+
+uint lane() {
+  return NEAR == 1 ? gl_LocalInvocationIndex % LANES : gl_LocalInvocationIndex / 16;
+}
+
+uint square() {
+  return NEAR == 1 ? gl_LocalInvocationIndex / LANES : gl_LocalInvocationIndex % 16;
+}
+
+// First row and column of this thread's square in the tile.
+uint square_row() {
+  return square() / 4 * 4;
+}
+
+uint square_column() {
+  return square() % 4 * 4;
+}
+
+// Add the products of four rows of a with four of b.
+void add_along(vec4 a[4], vec4 b[4]) {
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    sums[i] += vec4(dot(a[i], b[0]), dot(a[i], b[1]), dot(a[i], b[2]), dot(a[i], b[3]));
+  }
+}
+
+// Add a b, where b has four items of four rows.
+void add_across(vec4 a[4], vec4 b[4]) {
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    sums[i] += a[i].x * b[0] + a[i].y * b[1] + a[i].z * b[2] + a[i].w * b[3];
+  }
+}
+
+// Put this thread's sums where all can see them. All threads call it together.
+void share_sums() {
+  [[unroll]] for (uint i = 0; i < 16; i++) {
+    partial[(square() * 16 + i) * PITCH + lane()] = sums[i / 4][i % 4];
+  }
+  barrier();
+}
+
+// A sum of the tile, always added in the same order.
+float tile_sum(uint row, uint column) {
+  const uint from = ((row / 4 * 4 + column / 4) * 16 + row % 4 * 4 + column % 4) * PITCH;
+  float sum = 0;
+  for (uint i = 0; i < LANES; i++) {
+    sum += partial[from + i];
+  }
+  return sum;
+}
+

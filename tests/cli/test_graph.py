@@ -1,0 +1,122 @@
+"""`bitgraph graph`: a training step in every format, and what is refused."""
+
+import json
+from xml.etree import ElementTree as ET
+
+import pytest
+from bitgraph.graph.text import parse_graph
+from bitgraph.graph.verify import verify
+from bitgraph.models.bitnet.checkpoint import load_checkpoint
+from bitgraph.models.bitnet.forward import embedding_dtype
+from bitgraph.models.training.options import TrainingOptions
+from bitgraph.models.training.stages import stage_graph
+
+TINY = ("--preset", "tiny", "--tokens", 8)
+SUFFIXES = ("dot", "svg", "graphml", "json", "html", "txt", "msgpack")
+
+
+def refusal(result):
+    """The one sentence of a refused command."""
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("bitgraph: ")
+    assert result.err.count("\n") == 1
+    return result.err
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_suffix_tells_the_format(bitgraph, tmp_path, suffix):
+    out, again = tmp_path / f"step.{suffix}", tmp_path / "again"
+    result = bitgraph("graph", *TINY, "-o", out)
+    assert (result.code, result.err) == (0, "")
+    assert f"{out.stat().st_size:,} bytes" in result.out
+    form = {"txt": "text"}.get(suffix, suffix)
+    assert bitgraph("graph", *TINY, "--format", form, "-o", again).code == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_the_joint_graph_is_that_of_training(bitgraph, model, tmp_path):
+    out = tmp_path / "step.txt"
+    assert bitgraph("graph", "--model", model, "--rank", 4, "--tokens", 16, "-o", out).code == 0
+    checkpoint = load_checkpoint(model)
+    embedding = embedding_dtype(checkpoint.weights)
+    options = TrainingOptions(rank=4)
+    graph = parse_graph(out.read_text())
+    verify(graph)
+    assert graph == stage_graph(checkpoint.config, options, 16, "joint", embedding)
+    assert {alias.donated for alias in graph.aliases} >= {"layers.0.mlp.up_proj.lora_A.weight"}
+
+
+def test_the_forward_graph_has_no_adapters_and_returns_the_loss(bitgraph, tmp_path):
+    out = tmp_path / "loss.txt"
+    assert bitgraph("graph", *TINY, "--stage", "forward", "-o", out).code == 0
+    graph = parse_graph(out.read_text())
+    assert [value.name for value in graph.outputs] == ["loss"]
+    assert not any("lora" in item.value.name for item in graph.inputs)
+
+
+def test_the_schedule_is_planned_without_a_device(bitgraph, tmp_path):
+    text, data, picture = (tmp_path / f"schedule.{suffix}" for suffix in ("txt", "json", "svg"))
+    for out in (text, data, picture):
+        assert bitgraph("graph", *TINY, "--stage", "schedule", "-o", out).code == 0
+    assert "\nschedule @bitnet_loss {\n" in text.read_text()
+    schedule = json.loads(data.read_text())["schedule"]
+    assert len(schedule["dispatches"]) == text.read_text().count(" groups=")
+    titles = {e.text for e in ET.parse(picture).iter() if e.tag.endswith("title")}
+    (first, *_) = schedule["spans"][0]["names"]
+    assert any(title and title.startswith(first) for title in titles)
+
+
+def test_a_scope_is_opened(bitgraph, tmp_path):
+    out = tmp_path / "step.svg"
+    assert bitgraph("graph", *TINY, "--open", "layers.0/mlp", "-o", out).code == 0
+    texts = [e.text for e in ET.parse(out).iter() if e.tag.endswith("text")]
+    assert "squared_relu" in texts
+    assert "attention" not in texts
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--preset", "tiny", "--stage", "melted"), "'melted' is not one of 'forward', 'joint'"),
+        (("--preset", "tiny", "--format", "png"), "'png' is not one of"),
+        (("--preset", "huge"), "'huge' is not one of"),
+        (("--preset", "tiny", "--tokens", "0"), "0 is not in the range"),
+    ],
+)
+def test_a_word_that_is_not_known_is_refused_by_its_option(bitgraph, tmp_path, options, said):
+    result = bitgraph("graph", *options, "-o", tmp_path / "out.svg")
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "said"),
+    [
+        ((), "out.svg", "give either --model or --preset"),
+        (("--preset", "tiny", "--model", "m.gguf"), "out.svg", "give either --model or --preset"),
+        (("--model", "m.gguf", "--layers", "1"), "out.svg", "--layers changes a --preset"),
+        (("--model", "missing.gguf"), "out.svg", "missing.gguf"),
+        (TINY, "out.png", "does not tell a format"),
+        (TINY, "out", "does not tell a format"),
+        ((*TINY, "--open", "layers.9"), "out.svg", "there is no scope 'layers.9' to open"),
+        ((*TINY, "--open", "layers.9"), "out.html", "there is no scope 'layers.9' to open"),
+        ((*TINY, "--open", "loss"), "out.dot", "have scopes to open"),
+        ((*TINY, "--stage", "schedule", "--open", "loss"), "out.svg", "have scopes to open"),
+        ((*TINY, "--stage", "schedule"), "out.msgpack", "msgpack holds graphs, not schedules"),
+        ((*TINY, "--rank", "0"), "out.svg", "rank (0) must be at least 1"),
+        ((*TINY, "--target", "w_proj"), "out.svg", "w_proj"),
+        ((*TINY, "--device", "no such GPU", "--stage", "schedule"), "out.svg", "no such GPU"),
+        (TINY, "missing/out.svg", "missing/out.svg could not be written"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_no_file(bitgraph, tmp_path, options, name, said):
+    assert said in refusal(bitgraph("graph", *options, "-o", tmp_path / name))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_replaced_is_kept(bitgraph, tmp_path):
+    folder = tmp_path / "out.svg"
+    folder.mkdir()
+    assert str(folder) in refusal(bitgraph("graph", *TINY, "-o", folder))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.svg"]

@@ -1,0 +1,287 @@
+"""Adapted projections in one node each, on Vulkan against the nodes apart in NumPy."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+from bitgraph.backends.numpy.evaluate import evaluate
+from bitgraph.backends.vulkan.kernels import kernel
+from bitgraph.backends.vulkan.limits import Limits
+from bitgraph.backends.vulkan.lowering.adapters import MEANINGS
+from bitgraph.backends.vulkan.plan import make_plan
+from bitgraph.graph.build import GraphBuilder
+from bitgraph.graph.ir import Graph, Role, Value
+from bitgraph.graph.ops.draws import normal
+from bitgraph.graph.tensors import HostValue
+from bitgraph.graph.types import tensor
+from bitgraph.passes.fuse.fuse import Fuse
+from op_cases import assert_close
+from vulkan_cases import RUNS, device_limits, run_on_device, simulate
+
+Run: TypeAlias = Callable[..., dict[str, HostValue]]
+
+SUMMED = 1e-5
+"""Beside the largest element: sums in another order."""
+ROUNDED = 1e-3
+"""Beside the largest element: one factor is rounded to half precision."""
+FACTOR = 1.5
+PLAIN = Limits()
+DOT = frozenset({"integer_dot_product"})
+UNITS = Limits(
+    shared_memory=49152,
+    bindings=64,
+    features=frozenset({"cooperative_matrix_s8", "cooperative_matrix_f16"}),
+)
+FEW = Limits(bindings=7, max_groups=29)
+"""Members in several dispatches, workgroups in y."""
+
+
+class Projections:
+    """Builds a graph of a few projections of one x, forwards or backwards."""
+
+    def __init__(self, rows: int) -> None:
+        self.b = GraphBuilder("adapted")
+        self.rows = rows
+
+    def input(self, name: str, dtype: str, *shape: int) -> Value:
+        role = Role.WEIGHT if dtype == "t2" else Role.INPUT
+        return self.b.add_input(name, tensor(dtype, *shape), role)
+
+    def low(self, x: Value, weight: Value, transpose_b: bool) -> Value:
+        low = self.b.op("matmul", x, weight, transpose_b=transpose_b)
+        return self.b.op("scale", low, factor=FACTOR)
+
+
+def forward(
+    rows: int,
+    inner: int,
+    outs: tuple[int, ...],
+    rank: int,
+    dtype: str = "q8",
+    residual: bool = False,
+) -> Graph:
+    """y = w x + B (s A x) [+ residual] for some projections of the same x."""
+    p = Projections(rows)
+    x = p.input("x", "f32", rows, inner)
+    codes = x if dtype == "f32" else p.input("codes", "q8", rows, inner)
+    results: list[Value] = []
+    for k, out in enumerate(outs):
+        y = p.b.op("ternary_matmul", codes, p.input(f"w{k}", "t2", out, inner))
+        if rank:
+            low = p.low(x, p.input(f"a{k}", "f32", rank, inner), True)
+            up = p.b.op("matmul", low, p.input(f"b{k}", "f32", out, rank), transpose_b=True)
+            y = p.b.op("add", y, up)
+            results.append(low)
+        if residual:
+            y = p.b.op("add", p.input(f"r{k}", "f32", rows, out), y)
+        results.append(y)
+    return p.b.finish(tuple(results))
+
+
+def backward(rows: int, inner: int, outs: tuple[int, ...], rank: int, added: bool = False) -> Graph:
+    """The cotangent of x, and the gradients of all A and B; without A and B for rank 0."""
+    p = Projections(rows)
+    x = p.input("x", "f32", rows, inner)
+    total = p.input("other", "f32", rows, inner) if added else None
+    gradients: list[Value] = []
+    for k, out in enumerate(outs):
+        dy = p.input(f"dy{k}", "f32", rows, out)
+        parts = [p.b.op("ternary_matmul_t", dy, p.input(f"w{k}", "t2", out, inner))]
+        if rank:
+            low = p.low(x, p.input(f"a{k}", "f32", rank, inner), True)
+            dlow = p.low(dy, p.input(f"b{k}", "f32", out, rank), False)
+            parts.append(p.b.op("matmul", dlow, p.b.inputs[-2].value, transpose_b=False))
+            gradients += [p.b.op("contract_rows", dy, low), p.b.op("contract_rows", dlow, x)]
+        for part in parts:
+            total = part if total is None else p.b.op("add", total, part)
+    assert total is not None
+    return p.b.finish((total, *gradients))
+
+
+def drawn(graph: Graph, seed: int = 0) -> dict[str, HostValue]:
+    rng = np.random.default_rng(seed)
+    return {item.value.name: normal(rng, item.value.type) for item in graph.inputs}
+
+
+def assert_right(graph: Graph, given: dict[str, HostValue], values: dict[str, HostValue]) -> None:
+    rough = any(node.op == "ternary_matmul_t" for node in graph.nodes)
+    for name, expected in evaluate(graph, values).items():
+        assert_close(given[name], expected, ROUNDED if rough else SUMMED)
+
+
+def kernels_of(graph: Graph, limits: Limits) -> list[str]:
+    return [dispatch.kernel for dispatch in make_plan(graph, limits).schedule.dispatches]
+
+
+FORWARD = [
+    # Few rows, tiles, plain activations; ranks below, at and above a quad and a tile.
+    forward(1, 128, (70,), 16),
+    forward(5, 256, (33, 128), 3),
+    forward(8, 128, (9,), 1, residual=True),
+    forward(33, 100, (40, 20, 20), 8, residual=True),
+    forward(130, 61, (77,), 64),
+    forward(20, 384, (130, 30), 33, residual=True),
+    forward(40, 64, (64,), 0, residual=True),
+    forward(1, 256, (30,), 0, residual=True),
+    forward(70, 516, (130,), 5, dtype="f32", residual=True),
+    forward(3, 1000, (12, 9), 16, dtype="f32"),
+]
+BACKWARD = [
+    backward(1, 128, (16,), 16),
+    backward(5, 50, (33, 9, 9), 3),
+    backward(33, 132, (70, 20, 20), 8, added=True),
+    backward(130, 384, (64,), 1),
+    backward(20, 640, (129, 30), 64),
+    backward(40, 77, (31, 50), 17, added=True),
+    backward(9, 64, (128, 32), 0),
+]
+
+
+def identity(graph: Graph) -> str:
+    rows, inner = graph.inputs[0].value.type.shape
+    names = "-".join(i.value.name for i in graph.inputs if i.value.type.dtype == "f32")
+    return f"{rows}x{inner}-{names}"
+
+
+ALL = [pytest.param(graph, id=identity(graph)) for graph in (*FORWARD, *BACKWARD)]
+
+
+def is_fused(graph: Graph) -> bool:
+    """Whether nothing is left but fused nodes."""
+    return {node.op for node in graph.nodes} == {"fused"}
+
+
+@pytest.mark.parametrize("graph", ALL)
+def test_the_meaning_is_that_of_the_nodes(graph: Graph) -> None:
+    fused = Fuse()(graph)
+    assert is_fused(fused)
+    values = drawn(graph)
+    results = evaluate(fused, values)
+    for name, expected in evaluate(graph, values).items():
+        np.testing.assert_array_equal(results[name], expected)
+
+
+@pytest.mark.parametrize("limits", [PLAIN, FEW], ids=["plain", "few"])
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("graph", ALL)
+def test_fused(graph: Graph, run: Run, limits: Limits) -> None:
+    values = drawn(graph)
+    assert_right(graph, run(Fuse()(graph), values, limits), values)
+
+
+@pytest.mark.parametrize("graph", ALL[: len(FORWARD)])
+def test_packed_dot_products(graph: Graph) -> None:
+    limits = replace(PLAIN, features=DOT)
+    fused, values = Fuse()(graph), drawn(graph)
+    assert_right(graph, simulate(fused, values, limits), values)
+    if device_limits().features >= DOT:
+        assert_right(graph, run_on_device(fused, values, limits), values)
+
+
+ON_UNITS = [
+    pytest.param(graph, id=identity(graph))
+    for graph in (
+        forward(40, 512, (96, 132), 16),
+        forward(9, 128, (4,), 3, residual=True),
+        forward(300, 384, (260,), 40, residual=True),
+        forward(2048, 128, (1024, 256), 16),
+        forward(130, 256, (128,), 0, residual=True),
+        backward(9, 128, (32,), 1),
+        backward(300, 384, (640, 128, 128), 16, added=True),
+        backward(2048, 1024, (64, 96), 8),
+        backward(33, 256, (64,), 33),
+        backward(40, 128, (64, 32), 0),
+    )
+]
+
+
+@pytest.mark.parametrize("graph", ON_UNITS)
+def test_matrix_units_planned(graph: Graph) -> None:
+    fused, values = Fuse()(graph), drawn(graph)
+    assert is_fused(fused)
+    names = kernels_of(fused, UNITS)
+    assert any(name.startswith(("ternary_matmul_cm", "ternary_matmul_t_cm")) for name in names)
+    assert not {"add", "scale", "sum_parts"} & set(names)
+    for seed in range(2):
+        assert_right(graph, simulate(fused, values, UNITS, seed), values)
+
+
+@pytest.mark.parametrize("graph", ON_UNITS)
+def test_matrix_units_on_device(graph: Graph) -> None:
+    if not device_limits().features >= UNITS.features:
+        pytest.skip("needs a device with matrix units for int8 and for half precision")
+    values = drawn(graph)
+    assert_right(graph, run_on_device(Fuse()(graph), values), values)
+
+
+def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
+    names = kernels_of(Fuse()(forward(40, 256, (128, 64, 64), 16)), UNITS)
+    assert sorted(names) == [*["ternary_matmul_cm+low"] * 3, "thin_matmul+3"]
+    names = kernels_of(Fuse()(backward(40, 256, (128, 64, 64), 16)), UNITS)
+    assert sorted(names) == sorted(
+        [
+            "thin_matmul+3",
+            "thin_matmul+across+power+3",
+            "ternary_matmul_t_cm+low",
+            *["ternary_matmul_t_cm+low+added"] * 2,
+            "thin_contract+6",
+        ]
+    )
+
+
+def test_magnitudes_far_apart() -> None:
+    """Cotangents of 1e-30 and of 1e30 side by side, and a row of zeros."""
+    graph = backward(40, 128, (64, 32), 4)
+    values = drawn(graph)
+    magnitudes = np.geomspace(1e-30, 1e30, 40, dtype=np.float32)[:, None]
+    magnitudes[7] = 0
+    for name in ("dy0", "dy1"):
+        values[name] = values[name] * magnitudes
+    name = graph.outputs[0].name
+    expected = evaluate(graph, values)[name]
+    results = [simulate(Fuse()(graph), values, limits) for limits in (PLAIN, UNITS)]
+    results.append(run_on_device(Fuse()(graph), values))
+    for result in results:
+        for row, right in zip(result[name], expected, strict=True):
+            assert_close(row, right, ROUNDED)
+
+
+VARIANTS = [
+    *(
+        f"{name}{options}"
+        for name in (
+            "ternary_matmul",
+            "ternary_matmul_dot",
+            "ternary_matmul_cm",
+            "ternary_matmul_f32",
+            "ternary_matvec",
+            "ternary_matvec_dot",
+            "ternary_matmul_t",
+            "ternary_matmul_t_cm",
+        )
+        for options in ("+low", "+added", "+low+added")
+    ),
+    *(f"{name}{members}" for name in MEANINGS for members in ("", "+1", "+3")),
+    "thin_matmul+power+2",
+    "thin_matmul+across+power+2",
+]
+
+
+@pytest.mark.parametrize("target", ["vulkan1.2", "vulkan1.3"])
+def test_kernels_are_what_their_heads_say(target: str) -> None:
+    """Those for matrix units too, which no CPU device runs."""
+    from bitgraph.backends.vulkan.compiler import compile_shaders
+    from bitgraph.backends.vulkan.device import SHADERS
+    from bitgraph.backends.vulkan.schedule import Access
+    from bitgraph.backends.vulkan.spirv import reflect
+    from bitgraph.backends.vulkan.variants import base_of
+
+    sources = {name: SHADERS / f"{base_of(name)}.comp" for name in VARIANTS}
+    for name, spirv in compile_shaders(sources, [SHADERS], target).items():
+        interface, record = reflect(spirv, name), kernel(name)
+        assert tuple(interface.constants) == record.constants, name
+        for binding, parameter in zip(interface.bindings, record.parameters, strict=True):
+            assert binding.readable == (parameter.access is not Access.WRITE), name
+            assert binding.writable == (parameter.access is not Access.READ), name
