@@ -16,6 +16,7 @@ import numpy as np
 
 from ..graph.analysis import all_values, last_uses
 from ..graph.ir import Graph, Node
+from ..graph.ops.fused import FUSED
 from ..graph.program import Backend, Program
 from ..graph.tensors import HostValue, Quantized, Ternary
 from ..graph.types import GraphError
@@ -69,7 +70,7 @@ class Report:
     Attributes:
         compared: values of the second graph that the first one has too.
         wrong: the first node that is off on equal operands.
-        wrong_ops: how many nodes of each op are.
+        wrong_ops: how many nodes of each op, or pattern of fused nodes, are.
         drifted: the first node that is off with all errors before it.
         outputs: what the second graph gives, node by node.
     """
@@ -112,6 +113,11 @@ def node_graph(node: Node) -> Graph:
     return op_graph(node.op, tuple(value.type for value in node.inputs), node.attributes)
 
 
+def kind_of(node: Node) -> str:
+    """The op of a node, and the pattern of one that is fused."""
+    return f"{FUSED} {node.attributes['pattern']}" if node.op == FUSED else node.op
+
+
 def compare(
     first: Way, second: Way, values: Mapping[str, HostValue], exact: bool = False
 ) -> Report:
@@ -135,7 +141,7 @@ def compare(
     own = dict(values)
     for check in _each_node(first, second, own, exact):
         compared += check.compared
-        wrong_ops[check.node.op] += check.wrong is not None
+        wrong_ops[kind_of(check.node)] += check.wrong is not None
         wrong, drifted = wrong or check.wrong, drifted or check.drifted
     outputs = {value.name: own[value.name] for value in second.graph.outputs}
     return Report(compared, wrong, dict(+wrong_ops), drifted, outputs)

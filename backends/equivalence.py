@@ -15,10 +15,10 @@ import numpy as np
 from ..graph.build import GraphBuilder
 from ..graph.ir import Graph, Node, Role
 from ..graph.ops import OPS
+from ..graph.ops.fused import FUSED, body_of
 from ..graph.ops.record import Case
 from ..graph.program import Backend
 from ..graph.tensors import HostValue, Quantized
-from ..graph.text import parse_graph
 from ..graph.types import TensorType
 from .numpy.evaluate import evaluate
 
@@ -107,9 +107,8 @@ def op_graph(op: str, types: Sequence[TensorType], attrs: Mapping[str, Any]) -> 
 
 def tolerance_of(node: Node) -> float:
     """How far the results of a node may be off; errors add up along the body of a fused one."""
-    if "body" not in node.attributes:
-        return TOLERANCES[node.op]
-    return sum(TOLERANCES[inner.op] for inner in parse_graph(node.attributes["body"]).nodes)
+    nodes = body_of(node).nodes if node.op == FUSED else (node,)
+    return sum(TOLERANCES[inner.op] for inner in nodes)
 
 
 def relative_error(given: HostValue, wanted: HostValue) -> float:

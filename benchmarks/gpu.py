@@ -25,6 +25,8 @@ from gpu_parts import measure_decoding, measure_training, profile_decoding, prof
 from instruments import GROUPINGS, Result
 
 HERE = Path(__file__).parent
+SHARES = (1.0, 0.5, 0.25, 0.12)
+"""Parts of an unbudgeted run's activations that budgets leave."""
 SHOWN_LINES = 5
 """Last lines of an error that are shown; the JSON file holds more."""
 
@@ -205,14 +207,22 @@ def cli() -> None:
 @click.option("--batch", default=1, show_default=True, help="Sequences a step.")
 @click.option("--length", default=512, show_default=True, help="Tokens of each.")
 @click.option("--steps", default=20, show_default=True, help="Measured steps.")
+@click.option("--memory-budget", "budget", default="", help="Of a step, as in 6GiB.")
 def train(
-    model: Path, device: str | None, profile: bool, by: str, batch: int, length: int, steps: int
+    model: Path,
+    device: str | None,
+    profile: bool,
+    by: str,
+    batch: int,
+    length: int,
+    steps: int,
+    budget: str,
 ) -> None:
     """LoRA training steps on all projections."""
     if profile:
         emit(profile_training, model, device, batch, length, by)
     else:
-        emit(measure_training, model, device, batch, length, steps)
+        emit(measure_training, model, device, batch, length, steps, budget)
 
 
 @cli.command()
@@ -228,6 +238,80 @@ def decode(
         emit(profile_decoding, model, device, lora, prompt, tokens, by)
     else:
         emit(measure_decoding, model, device, lora, prompt, tokens)
+
+
+@cli.command()
+@click.option("--model", type=click.Path(path_type=Path), help="GGUF file, made if absent.")
+@click.option("--tiny", is_flag=True, help="A small geometry, to try the benchmark itself.")
+@click.option("--device", help="Vulkan device, by index or name; a GPU if left out.")
+@click.option("--batch", default=4, show_default=True, help="Sequences a step.")
+@click.option("--length", default=512, show_default=True, help="Tokens of each.")
+@click.option("--steps", default=12, show_default=True, help="Measured steps.")
+@click.option("--against", type=click.Choice(["torch"]), help="Measure PyTorch beside it.")
+@click.option("--torch-python", default=sys.executable, help="The interpreter that has PyTorch.")
+@click.option("--timeout", default=300.0, show_default=True, help="Seconds that a part may take.")
+@click.option("--json", "target", type=click.Path(path_type=Path), help="Where to write results.")
+def checkpoint(
+    model: Path | None,
+    tiny: bool,
+    device: str | None,
+    batch: int,
+    length: int,
+    steps: int,
+    against: str | None,
+    torch_python: str,
+    timeout: float,
+    target: Path | None,
+) -> None:
+    """Train at 100%, 50%, 25% and 12% of the activations, PyTorch with checkpointing beside it."""
+    preset = "tiny" if tiny else "2b-4t"
+    path = ensure_model(model or Path("runs") / f"random-{preset}.gguf", preset)
+    shape = ("--batch", str(batch), "--length", str(length), "--steps", str(steps))
+    ours = ("train", "--model", str(path), *(("--device", device) if device else ()), *shape)
+    results: list[Result] = []
+    for share in SHARES:
+        budget = budget_of(share, results[0]) if results else ""
+        command = (str(HERE / "gpu.py"), *ours, *(("--memory-budget", budget) if budget else ()))
+        result = Part(f"{share:.0%} of the activations", command).run(timeout)
+        results.append({"part": f"{share:.0%} of the activations", "share": share, **result})
+        show_budget(results[-1], results[0])
+        if "error" in results[0]:
+            sys.exit(1)
+    theirs = ("train", "--size", preset, *(("--device", "cpu") if tiny else ()), *shape)
+    for name, option in (("plain", ()), ("gradient checkpointing", ("--checkpointing",))):
+        if against:
+            command = (str(HERE / "peft_gpu.py"), *theirs, *option)
+            results.append({"part": name, **Part(name, command, torch_python).run(timeout)})
+            show(results[-1])
+    if target:
+        target.write_text(json.dumps({"results": results}, indent=2) + "\n")
+    if any("error" in result for result in results):
+        sys.exit(1)
+
+
+def budget_of(share: float, whole: Result) -> str:
+    """The budget that leaves a part of the unbudgeted run's activations; empty for all of them."""
+    if share == 1 or "error" in whole:
+        return ""
+    fixed = whole["memory_predicted"] - whole["memory_arenas"]
+    return f"{fixed + int(share * whole['memory_arenas'])}B"
+
+
+def show_budget(result: Result, whole: Result) -> None:
+    """A budgeted run beside the unbudgeted one."""
+    if "error" in result:
+        show(result)
+        return
+    budget = result["budget"].removesuffix("B")
+    asked = f"{int(budget) / 2**30:.2f}" if budget else "-"
+    met = "" if not budget or result["memory_predicted"] <= int(budget) else ", NOT MET"
+    slower = result["step_seconds"] / whole["step_seconds"] - 1
+    memory = gib(result, "peak_predicted", "memory_predicted", "memory_allocated", "memory_driver")
+    click.echo(
+        f"{result['part']}: budget {asked} GiB{met}; {memory} GiB foreseen / planned / allocated / "
+        f"by the driver; {result['tokens_per_second']:,.0f} tokens/s, {slower:+.1%} a step, "
+        f"{result['extra_compute']:+.1%} expected ({result['costs']} costs)"
+    )
 
 
 @cli.command("all")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from bitgraph.backends.vulkan.query import select_device
+from bitgraph.cli.costs import measured_costs
 from bitgraph.models.adapters.lora import LoraAdapter, initial_tensors
 from bitgraph.models.bitnet.checkpoint import load_checkpoint
 from bitgraph.models.bitnet.config import PROJECTIONS, BitNetConfig, projection_shapes
@@ -36,34 +37,44 @@ PROFILED = 4
 
 
 def make_trainer(
-    model: Path, backend: WatchedBackend, batch: int, length: int, steps: int
+    model: Path, backend: WatchedBackend, batch: int, length: int, steps: int, budget: str = ""
 ) -> tuple[Trainer, list[Example]]:
     """A trainer and random examples of exactly `length` tokens for so many steps."""
     checkpoint = load_checkpoint(model)
     options = TrainingOptions(
-        rank=RANK, alpha=ALPHA, batch_size=batch, max_seq_len=length, warmup=WARMUP
+        rank=RANK,
+        alpha=ALPHA,
+        batch_size=batch,
+        max_seq_len=length,
+        warmup=WARMUP,
+        memory_budget=budget,
     )
-    trainer = Trainer(checkpoint.config, checkpoint.weights, backend, options, bucket=1)
+    costs = measured_costs(backend)
+    weights = checkpoint.weights
+    trainer = Trainer(checkpoint.config, weights, backend, options, costs=costs, bucket=1)
     rng = np.random.default_rng(0)
     ids = rng.integers(0, checkpoint.config.vocab_size, (steps * batch, length), np.int32)
     return trainer, [Example(row, UNSUPERVISED) for row in ids]
 
 
 def measure_training(
-    model: Path, device: str | None, batch: int, length: int, steps: int
+    model: Path, device: str | None, batch: int, length: int, steps: int, budget: str = ""
 ) -> Result:
     """Train as `bitgraph train` does, a step read while the next one runs.
 
     Returns:
         "step_seconds" and "host_seconds" (of a step, outside the wait for the device) are medians,
-        "tokens_per_second" follows from the first; "submissions_per_step" counts the recording's,
-        "copies" all others of the whole run.
+        "tokens_per_second" follows from the first; "peak_predicted" is what the pass foresees
+        before there is a plan, "extra_compute" is a part of the step; "submissions_per_step" counts
+        the recording's, "copies" all others of the whole run.
     """
     with opened(device) as (gpu, queue):
         before = gpu.memory_used()
         backend = WatchedBackend(gpu)
         begin = time.perf_counter()
-        trainer, examples = make_trainer(model, backend, batch, length, WARMUP + steps)
+        trainer, examples = make_trainer(model, backend, batch, length, WARMUP + steps, budget)
+        plan = trainer.report(examples)
+        backend.programs = backend.programs[-1:]  # the others were tried before
         readings = [Reading.take(queue)]
         reports = []
         for report in trainer.fit(examples):
@@ -84,6 +95,11 @@ def measure_training(
             "first_step_seconds": reports[0].seconds,
             "step_seconds": median,
             "tokens_per_second": batch * length / median,
+            "budget": budget,
+            "peak_predicted": plan.peak,
+            "saved": plan.saved,
+            "extra_compute": plan.extra,
+            "costs": trainer.costs.device or "estimated",
             "host_seconds": statistics.median(b.host_seconds_since(a) for a, b in laps),
             "submissions_per_step": submissions / len(reports),
             "copies": last.submissions - first.submissions - submissions,

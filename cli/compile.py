@@ -9,30 +9,39 @@ import click
 from rich.console import Console
 
 from ..backends.numpy.backend import NumpyBackend
+from ..backends.vulkan.footprint import footprint_for
 from ..backends.vulkan.limits import KNOWN_LIMITS, Limits
 from ..backends.vulkan.plan import Plan, make_plan
+from ..backends.vulkan.schedule import Kind
 from ..backends.vulkan.window import window_steps, with_window
+from ..graph.analysis import PLAIN
 from ..graph.errors import BitgraphError
 from ..graph.ir import Graph
 from ..graph.types import DType
-from ..models.bitnet.checkpoint import load_checkpoint
 from ..models.bitnet.config import PROJECTIONS, BitNetConfig
-from ..models.bitnet.forward import decode_graph, embedding_dtype, loss_graph, prompt_graph
-from ..models.bitnet.presets import PRESETS, preset_config
+from ..models.bitnet.forward import decode_graph, loss_graph, prompt_graph
+from ..models.bitnet.generate import generation_passes
 from ..models.files import make_folder
 from ..models.training.options import TrainingOptions
 from ..models.training.trainer import BUCKET
-from ..passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
+from ..passes.checkpoint.checkpoint import Checkpoint
 from ..passes.manager import Pass, PassManager
 from .dumps import PAGE, dumping, timing_table
-from .options import PATH, activation_option, backend_option, device_option, from_defaults
+from .options import (
+    PATH,
+    activation_option,
+    backend_option,
+    device_option,
+    from_defaults,
+    geometry,
+    geometry_options,
+)
 
 STAGES = ("train", "loss", "prompt", "decode")
 
 
 @click.command("compile")
-@click.option("--model", type=PATH, help="BitNet model, a GGUF file with I2_S weights.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="A known geometry instead.")
+@geometry_options
 @click.option(
     "--stage",
     type=click.Choice(STAGES),
@@ -53,6 +62,12 @@ STAGES = ("train", "loss", "prompt", "decode")
     show_default=True,
     help="Modules that get an adapter, separated by commas.",
 )
+@click.option(
+    "--memory-budget",
+    default="",
+    metavar="SIZE",
+    help="Of a step of training, as in 6GiB; what does not fit is computed again.",
+)
 @click.option("--no-lora", is_flag=True, help="Without adapters; not for a step of training.")
 @click.option("--dump-passes", type=PATH, help="Folder for texts, timings and a page of them.")
 @click.option(
@@ -66,6 +81,7 @@ STAGES = ("train", "loss", "prompt", "decode")
 def compile_(
     model: Path | None,
     preset: str | None,
+    layers: int | None,
     stage: str,
     tokens: int | None,
     context: int | None,
@@ -85,11 +101,13 @@ def compile_(
     """
     if limits is not None and (backend != "auto" or device is not None):
         raise BitgraphError("--limits plans without a device; leave out --backend and --device")
+    if fields["memory_budget"] and stage != "train":
+        raise BitgraphError("--memory-budget is for a step of training; leave it out")
     if no_lora and stage == "train":
         raise BitgraphError("a step of training needs adapters; leave out --no-lora")
     names = tuple(part.strip() for part in targets.split(",") if part.strip())
     options = TrainingOptions(targets=names, **fields)
-    config, embedding = _geometry(model, preset, activation)
+    config, embedding = geometry(model, preset, layers, activation)
     planning = KNOWN_LIMITS[limits] if limits else _limits_of(backend, device)
     if tokens is None:
         tokens = -(-options.batch_size * options.max_seq_len // BUCKET) * BUCKET
@@ -97,7 +115,7 @@ def compile_(
         make_folder(dump_passes)
     with dumping(dump_passes) as stages:
         graph = _graph(stage, config, embedding, tokens, context)
-        passes = _passes(stage, options, no_lora)
+        passes = _passes(stage, config, options, planning, no_lora)
         graph = PassManager(passes, stages.add).run(graph)
         schedule = _schedule(graph, planning)
         stages.add(len(passes) + 1, "schedule", schedule)
@@ -107,19 +125,6 @@ def compile_(
         _print_plan(console, schedule)
     if dump_passes is not None:
         console.print(f"open {dump_passes / PAGE} to compare the stages")
-
-
-def _geometry(
-    model: Path | None, preset: str | None, activation: str | None
-) -> tuple[BitNetConfig, DType]:
-    """The configuration and the element type of the embedding."""
-    if (model is None) == (preset is None):
-        raise BitgraphError("give either --model or --preset")
-    if model is None:
-        assert preset is not None
-        return preset_config(preset), DType.F16
-    checkpoint = load_checkpoint(model, activation)
-    return checkpoint.config, embedding_dtype(checkpoint.weights)
 
 
 def _graph(
@@ -138,12 +143,13 @@ def _graph(
     return replace(graph, outputs=(graph.output("loss"),)) if stage == "train" else graph
 
 
-def _passes(stage: str, options: TrainingOptions, no_lora: bool) -> tuple[Pass, ...]:
+def _passes(
+    stage: str, config: BitNetConfig, options: TrainingOptions, limits: Limits | None, no_lora: bool
+) -> tuple[Pass, ...]:
     if stage == "train":
-        return options.training_passes()
-    if no_lora:
-        return (MergeCommonSubexpressions(), EliminateDeadCode())
-    return options.evaluation_passes()
+        footprint = footprint_for(limits) if limits else PLAIN
+        return options.training_passes(Checkpoint(options.memory_budget, footprint=footprint))
+    return generation_passes(config, None) if no_lora else options.evaluation_passes()
 
 
 def _limits_of(backend: str, device: str | None) -> Limits | None:
@@ -171,13 +177,12 @@ def _schedule(graph: Graph, limits: Limits | None) -> object:
 
 
 def _print_plan(console: Console, plan: Plan) -> None:
-    sizes: Counter[str] = Counter()
-    for buffer in plan.schedule.buffers:
+    schedule = plan.schedule
+    sizes: Counter[Kind] = Counter()
+    for buffer in schedule.buffers:
         sizes[buffer.kind] += buffer.size
-    dispatches = plan.schedule.dispatches
-    barriers = len(plan.schedule.commands) - len(dispatches)
-    console.print(f"\n{len(dispatches):,} dispatches, {barriers:,} barriers")
-    console.print(
-        "memory: " + ", ".join(f"{kind} {size / 2**20:,.2f} MiB" for kind, size in sizes.items())
-    )
+    dispatches = len(schedule.dispatches)
+    kinds = ", ".join(f"{kind} {size / 2**20:,.2f} MiB" for kind, size in sizes.most_common())
+    console.print(f"\n{dispatches:,} dispatches, {len(schedule.commands) - dispatches:,} barriers")
+    console.print(f"memory: {sizes.total() / 2**20:,.2f} MiB ({kinds})")
     console.print(f"arenas: {plan.arenas}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..graph.sizes import binary_size
+
 if TYPE_CHECKING:
     from ..backends.vulkan.info import DeviceInfo
 
@@ -28,8 +30,6 @@ def devices(as_json: bool) -> None:
 
 def describe(info: "DeviceInfo") -> Iterator[str]:
     """The lines that tell people about a device."""
-    from ..backends.vulkan.errors import binary_size
-
     limits, subgroup = info.limits, info.subgroup
     version = ".".join(map(str, info.version))
     heaps = (f"{binary_size(h.size)} {_owner(h.device_local)}" for h in info.heaps)

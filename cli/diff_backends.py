@@ -7,7 +7,16 @@ import click
 from rich.console import Console
 from rich.status import Status
 
-from ..backends.divergence import Divergence, Report, Runner, Way, compare, on_backend, partners_of
+from ..backends.divergence import (
+    Divergence,
+    Report,
+    Runner,
+    Way,
+    compare,
+    kind_of,
+    on_backend,
+    partners_of,
+)
 from ..backends.equivalence import relative_error, run_graph
 from ..backends.numpy.backend import NumpyBackend
 from ..backends.numpy.evaluate import apply
@@ -182,7 +191,7 @@ def _print(
     else:
         console.print("the first node that is wrong on equal operands:")
         console.print("\n".join(describe(report.wrong, total, new)))
-        counts = (f"{count} {op}" for op, count in report.wrong_ops.items())
+        counts = (f"{count} {kind}" for kind, count in report.wrong_ops.items())
         console.print(f"wrong in all: {', '.join(counts)}")
     if report.drifted is None:
         console.print("no value drifts away as errors add up")
@@ -214,9 +223,9 @@ def _raise_if_wrong(report: Report, program: Mapping[str, float]) -> None:
     """Raise a BitgraphError if a node or the whole program is wrong."""
     if report.wrong is not None:
         results = ", ".join(str(value) for value in report.wrong.node.outputs)
-        count = sum(report.wrong_ops.values())
+        count, kind = sum(report.wrong_ops.values()), kind_of(report.wrong.node)
         raise BitgraphError(
-            f"wrong nodes: {count}, the first is {report.wrong.node.op}, which makes {results}; "
+            f"wrong nodes: {count}, the first is {kind}, which makes {results}; "
             "mend its kernel, or the pass that made it"
         )
     for name, error in program.items():

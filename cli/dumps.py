@@ -53,9 +53,10 @@ class Stages:
         self._folder = folder
         self._last: float | None = None
 
-    def add(self, number: int, name: str, graph: object) -> None:
-        """Take a stage that was made since the last one."""
-        seconds = 0.0 if self._last is None else time.perf_counter() - self._last
+    def add(self, number: int, name: str, graph: object, seconds: float | None = None) -> None:
+        """Take a stage; unless its time is given, it was made since the last one."""
+        if seconds is None:
+            seconds = 0.0 if self._last is None else time.perf_counter() - self._last
         nodes = len(graph.nodes) if isinstance(graph, Graph) else None
         stage = Stage(f"{number:02d}-{name}", str(graph), nodes, seconds)
         self.done.append(stage)

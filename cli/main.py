@@ -20,6 +20,7 @@ from .init import init
 from .inspect import inspect
 from .opt import opt
 from .train import train
+from .tune import tune
 from .verify import verify
 
 
@@ -42,6 +43,7 @@ _COMMANDS = (
     init,
     inspect,
     opt,
+    tune,
     verify,
 )
 for command in _COMMANDS:

@@ -9,6 +9,11 @@ import click
 from ..backends.numpy.backend import NumpyBackend
 from ..graph.errors import BitgraphError
 from ..graph.program import Backend
+from ..graph.types import DType
+from ..models.bitnet.checkpoint import load_checkpoint
+from ..models.bitnet.config import BitNetConfig
+from ..models.bitnet.forward import embedding_dtype
+from ..models.bitnet.presets import PRESETS, preset_config
 
 PATH = click.Path(path_type=Path)
 
@@ -35,6 +40,36 @@ backend_option = click.option(
 device_option = click.option(
     "--device", help="Vulkan device, by its index or a part of its name; see `bitgraph devices`."
 )
+
+
+def geometry_options(command: CommandT) -> CommandT:
+    """Options of commands that need a model's geometry, but not its weights; see `geometry`."""
+    command = click.option(
+        "--layers", type=click.IntRange(min=1), help="With --preset: transformer blocks."
+    )(command)
+    command = click.option(
+        "--preset", type=click.Choice(list(PRESETS)), help="A known geometry instead."
+    )(command)
+    return click.option("--model", type=PATH, help="BitNet model, a GGUF file.")(command)
+
+
+def geometry(
+    model: Path | None, preset: str | None, layers: int | None, activation: str | None
+) -> tuple[BitNetConfig, DType]:
+    """A configuration, and the element type of the embedding.
+
+    Raises:
+        BitgraphError: not one of --model and --preset is given, or the model cannot be read.
+    """
+    if (model is None) == (preset is None):
+        raise BitgraphError("give either --model or --preset")
+    if preset is not None:
+        return preset_config(preset, num_hidden_layers=layers), DType.F16
+    if layers is not None:
+        raise BitgraphError("--layers changes a --preset; a --model has the layers it has")
+    assert model is not None
+    checkpoint = load_checkpoint(model, activation)
+    return checkpoint.config, embedding_dtype(checkpoint.weights)
 
 
 def make_backend(name: str, device: str | None) -> Backend:

@@ -14,6 +14,7 @@ from ..models.bitnet.forward import graph_weights, logits_graph, loss_graph
 from ..models.data.alpaca import Example
 from ..models.data.batching import make_batch
 from ..passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
+from ..passes.fuse.fuse import Fuse
 from ..passes.grad import Grad
 from ..passes.lora import Lora
 from ..passes.manager import Pass, PassManager
@@ -40,16 +41,23 @@ _LENGTHS = (70, 33, 25)
 
 
 def model_checks(backend: Backend, seed: int = 0) -> Iterator[Finding]:
-    """Compare logits, loss and the gradients of all adapters with the reference."""
+    """Compare logits, loss and the gradients of all adapters with the reference.
+
+    Each graph is run as it is and with fused nodes.
+    """
     weights = _random_weights(seed)
     inputs = _batch(seed)
     cleanup: tuple[Pass, ...] = (MergeCommonSubexpressions(), EliminateDeadCode())
     gradients: tuple[Pass, ...] = (Lora(rank=8, alpha=16.0), Surrogate(), Grad(), *cleanup)
     tokens = len(inputs["tokens"])
     smooth = PassManager(gradients).run(loss_graph(CONFIG, tokens))
-    yield from _check(backend, smooth, weights, inputs, SMOOTH, "model-gradients", seed)
     quantized = PassManager(cleanup).run(logits_graph(CONFIG, tokens))
-    yield from _check(backend, quantized, weights, inputs, QUANTIZED, "model-logits", seed)
+    for graph, tolerance, subject in (
+        (smooth, SMOOTH, "model-gradients"),
+        (quantized, QUANTIZED, "model-logits"),
+    ):
+        for one, name in ((graph, subject), (Fuse()(graph), f"{subject}-fused")):
+            yield from _check(backend, one, weights, inputs, tolerance, name, seed)
 
 
 def _check(

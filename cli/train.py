@@ -23,6 +23,7 @@ from rich.progress import (
 
 from ..backends.vulkan.errors import DeviceLost
 from ..graph.errors import BitgraphError
+from ..graph.sizes import binary_size
 from ..models.adapters.peft import CONFIG, save_adapter
 from ..models.bitnet.checkpoint import Checkpoint, load_checkpoint
 from ..models.bitnet.config import PROJECTIONS
@@ -31,6 +32,7 @@ from ..models.data.alpaca import EncodedSet, load_alpaca, tokenize
 from ..models.files import make_folder
 from ..models.training.options import TrainingOptions, total_steps
 from ..models.training.trainer import StepReport, Trainer
+from .costs import measured_costs
 from .dumps import dumping
 from .options import (
     PATH,
@@ -78,6 +80,13 @@ def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
 @_option("max_grad_norm", float, "Clip gradients to this global norm; 0 for no clipping.")
 @_option("weight_decay", float, "AdamW's weight decay.")
 @click.option(
+    "--memory-budget",
+    default="",
+    metavar="SIZE",
+    help="Device memory of a step, as in 6GiB; what does not fit is computed again. "
+    "[default: what the device has]",
+)
+@click.option(
     "--save-steps",
     type=click.IntRange(min=0),
     default=200,
@@ -119,17 +128,22 @@ def train(
         if path is not None
     }
     computing = make_backend(backend, device)
+    costs = measured_costs(computing)
     with dumping(dump_passes) as stages:
         on_stage = stages.add if dump_passes else None
-        trainer = Trainer(checkpoint.config, checkpoint.weights, computing, options, on_stage)
+        trainer = Trainer(
+            checkpoint.config, checkpoint.weights, computing, options, on_stage, costs
+        )
         for folder in filter(None, (dump_passes, out)):
             make_folder(folder)
         needed = trainer.device_bytes(sets[data].examples)
     _describe(console, checkpoint, sets, trainer)
+    if options.memory_budget or computing.memory is not None:
+        console.print(str(trainer.report(sets[data].examples)))
     if needed:
         arenas = trainer.arenas(sets[data].examples)
         console.print(
-            f"device memory needed: {needed / 2**30:.2f} GiB; values within a step: {arenas}"
+            f"device memory needed: {binary_size(needed)}; values within a step: {arenas}"
         )
     with _metrics(out / METRICS) as metrics:
         metrics({"event": "start", "model": str(model), "data": str(data), **asdict(options)})

@@ -1,8 +1,14 @@
 """What can be derived from a graph: who uses what, how long values live, the networkx view."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import networkx as nx
+import numpy as np
+import numpy.typing as npt
 
 from .ir import Graph, Node, Value
+from .ops import op_def
 
 
 def producers(graph: Graph) -> dict[str, Node]:
@@ -53,6 +59,119 @@ def needed_for(graph: Graph, targets: set[str]) -> set[str]:
         if any(value.name in needed for value in node.outputs):
             needed.update(value.name for value in node.inputs)
     return needed
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """Memory that some nodes of a graph need.
+
+    Attributes:
+        value: whose bytes they are; its views lie in them too.
+        begin: position of the node that makes it.
+        end: position of the last node that reads it or a view of it.
+    """
+
+    value: Value
+    begin: int
+    end: int
+
+
+def storage(graph: Graph) -> dict[str, Value]:
+    """For each value the one in whose memory it lies.
+
+    A view lies where its operand does, unless that is an input's memory, which others may write
+    to; an output that takes an input's place lies there; any other value is its own.
+    """
+    inputs = {i.value.name: i.value for i in graph.inputs}
+    home = dict(inputs)
+    home |= {alias.output: inputs[alias.donated] for alias in graph.aliases}
+    for node in graph.nodes:
+        root = home[node.inputs[0].name] if op_def(node.op).view else None
+        for value in node.outputs:
+            viewed = root is not None and root.name not in inputs
+            home.setdefault(value.name, root if viewed and root is not None else value)
+    return home
+
+
+def lifetimes(graph: Graph) -> tuple[Lifetime, ...]:
+    """Of all values that need memory while the graph runs, in the order they are made.
+
+    Inputs and outputs have memory of their own, for longer than that.
+    """
+    home = storage(graph)
+    outside = {i.value.name for i in graph.inputs} | {home[v.name].name for v in graph.outputs}
+    begins: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    for position, node in enumerate(graph.nodes):
+        for value in (*node.inputs, *node.outputs):
+            root = home[value.name].name
+            begins.setdefault(root, position)
+            ends[root] = position
+    return tuple(
+        Lifetime(home[name], begin, ends[name])
+        for name, begin in begins.items()
+        if name not in outside
+    )
+
+
+def _no_workspace(node: Node) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a backend's kernels make of the memory of nodes.
+
+    Attributes:
+        workspace: bytes that a node needs while it runs, besides its operands and results.
+        in_place: ops whose result takes the place of an operand of its size that nothing reads
+            again.
+    """
+
+    workspace: Callable[[Node], int] = _no_workspace
+    in_place: frozenset[str] = frozenset()
+
+
+PLAIN = Footprint()
+"""Nodes need their operands and results, and nothing else."""
+
+
+def live_bytes(
+    graph: Graph, footprint: Footprint = PLAIN, alignment: int = 1
+) -> npt.NDArray[np.int64]:
+    """Bytes of the values that are alive at each node, operands and results included.
+
+    Args:
+        graph: of which the inputs and outputs do not count.
+        footprint: of its nodes.
+        alignment: sizes are rounded up to a multiple of it.
+    """
+    lives = {life.value.name: life for life in lifetimes(graph)}
+    change = np.zeros(len(graph.nodes) + 1, dtype=np.int64)
+    for life in lives.values():
+        size = _aligned(life.value.type.nbytes, alignment)
+        change[life.begin] += size
+        change[life.end + 1] -= size
+    own = np.zeros(len(graph.nodes), dtype=np.int64)
+    home = storage(graph)
+    for position, node in enumerate(graph.nodes):
+        own[position] = _aligned(footprint.workspace(node), alignment)
+        result = lives.get(node.outputs[0].name)
+        if node.op in footprint.in_place and result is not None:
+            size = result.value.type.nbytes
+            operands = (lives.get(home[value.name].name) for value in node.inputs)
+            if any(x and x.end == position and x.value.type.nbytes == size for x in operands):
+                own[position] -= _aligned(size, alignment)
+    return np.cumsum(change)[:-1] + own
+
+
+def _aligned(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
+
+
+def input_bytes(graph: Graph) -> int:
+    """Bytes of all inputs: weights, params, states and what a step is given."""
+    return sum(i.value.type.nbytes for i in graph.inputs)
 
 
 def all_values(graph: Graph) -> list[Value]:

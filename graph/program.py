@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from .analysis import Footprint
 from .ir import Graph
 from .tensors import Array, HostValue
 
@@ -109,6 +110,28 @@ class Backend(Protocol):
     """
 
     steps_together: int
+
+    @property
+    def name(self) -> str:
+        """The device and its driver: what measured costs are valid for."""
+        ...
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that a program may take on the device; None where that is the host itself."""
+        ...
+
+    @property
+    def footprint(self) -> Footprint:
+        """What its kernels make of the memory of nodes."""
+        ...
+
+    def profile(self, graph: Graph, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Seconds that each node takes, by the name of its first result.
+
+        Persistent values must be loaded; a step is run several times and changes them.
+        """
+        ...
 
     def load(self, values: Mapping[str, HostValue]) -> None:
         """Take over persistent values, replacing those of the same name."""

@@ -3,10 +3,13 @@
 import dataclasses
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from ..graph.text import read_attr, split_attrs
 from ..graph.types import GraphError
+from .checkpoint.checkpoint import Checkpoint
+from .checkpoint.costs import CostTable, read_table
 from .cleanup import EliminateDeadCode, MergeCommonSubexpressions
 from .fuse.fuse import Fuse
 from .grad import Grad
@@ -25,6 +28,7 @@ PASSES: dict[str, type[Any]] = {
         AdamW,
         MergeCommonSubexpressions,
         EliminateDeadCode,
+        Checkpoint,
         Fuse,
     )
 }
@@ -36,7 +40,8 @@ def parse_pipeline(text: str) -> tuple[Pass, ...]:
     """Passes from their text.
 
     Options stand in braces, ``lora{rank=8, targets="q_proj,v_proj"}``; a list of names is one
-    string with commas. Where an option is text, a word needs no quotes: ``grad{loss=total}``.
+    string with commas. Where an option is text, a word needs no quotes: ``grad{loss=total}``,
+    ``checkpoint{budget=64MiB}``. A table of costs is named by its file.
 
     Raises:
         GraphError: unknown pass or option, a value of the wrong type, or text that does not parse.
@@ -68,10 +73,12 @@ def _make(name: str, options: str) -> Pass:
 
 def _convert(name: str, key: str, text: str, default: object) -> object:
     """An option's text as a value of its default's type."""
-    is_word = isinstance(default, str | tuple) and not text.startswith('"')
+    is_word = isinstance(default, str | tuple | CostTable) and not text.startswith('"')
     value = text if is_word else read_attr(text)
     if isinstance(default, tuple) and isinstance(value, str):
         return tuple(part for part in value.split(",") if part)
+    if isinstance(default, CostTable) and isinstance(value, str):
+        return read_table(Path(value))
     if isinstance(default, float) and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not type(default):

@@ -1,4 +1,5 @@
-// The activations and their slopes; each keeps NaN.
+// The activations and their slopes; each keeps NaN. `precise`: they give the same bits wherever they
+// are inlined.
 #include "magnitude.glsl"
 #include "sigmoid.glsl"
 
@@ -12,10 +13,12 @@ vec4 squared_relu(vec4 x) {
 }
 
 vec4 silu(vec4 x) {
-  return x * sigmoid(x);
+  precise const vec4 y = x * sigmoid(x);
+  return y;
 }
 
 vec4 silu_slope(vec4 x) {
   const vec4 s = sigmoid(x);
-  return s * (1 + x * (1 - s));
+  precise const vec4 y = s * (1 + x * (1 - s));
+  return y;
 }

@@ -3,7 +3,7 @@
 #extension GL_EXT_control_flow_attributes : require
 // attention_dkv: the gradients of attention for keys and values, from each query head apart, one
 // workgroup for a tile of keys of a query head: with p = exp(SCALE q k^T - lse),
-// dv = p^T dout and dk = SCALE (p (dout v^T - delta))^T q.
+// dv = p^T dout and dk = SCALE (p (dout v^T - delta))^T q; dk ROTATED as in attention_dq.
 //
 // Reference: op attention_grad, its other results before the sum over the heads that share keys.
 // Bindings:
@@ -17,6 +17,9 @@
 //   7 read  last  i32[ROWS]
 //   8 write dk    f32[KEYS,HEADS,WIDTH]
 //   9 write dv    f32[KEYS,HEADS,WIDTH]
+#ifdef ROTATED
+//   n read  table f32[KEYS,WIDTH]
+#endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint KEYS = 1;
 layout(constant_id = 2) const uint HEADS = 1;
@@ -26,6 +29,7 @@ layout(constant_id = 5) const float SCALE = 1.0;
 layout(constant_id = 6) const uint LANES = 16;
 layout(constant_id = 7) const uint WORKGROUP = 256;
 layout(local_size_x_id = 7) in;
+#define TABLE_ROWS KEYS
 #include "attention_grad.glsl"
 RESULT_F32(dk, 8, WIDTH, 0, WIDTH)
 RESULT_F32(dv, 9, WIDTH, 0, WIDTH)
@@ -78,6 +82,7 @@ void main() {
   }
   [[unroll]] for (uint r = 0; r < 4; r++) {
     const uint row = begin + lane_y() + LANES * r;
+    unrotate(dk_sums.at[r], row);
     [[unroll]] for (uint g = 0; g < MOST_GROUPS; g++) {
       const uint column = lane_x() + LANES * g;
       if (row < KEYS) {

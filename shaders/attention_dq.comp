@@ -2,7 +2,8 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 // attention_dq: the gradient of attention for the queries, one workgroup for a tile of queries of a
-// head: with p = exp(SCALE q k^T - lse), dq = SCALE (p (dout v^T - delta)) k.
+// head: with p = exp(SCALE q k^T - lse), dq = SCALE (p (dout v^T - delta)) k; ROTATED by the angles of
+// each row, backwards, to be the gradient of what was rotated before.
 //
 // Reference: op attention_grad, its first result; Dao et al. (2022).
 // Bindings:
@@ -15,6 +16,9 @@
 //   6 read  first i32[ROWS]
 //   7 read  last  i32[ROWS]
 //   8 write dq    f32[ROWS,HEADS,WIDTH]
+#ifdef ROTATED
+//   n read  table f32[ROWS,WIDTH]
+#endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint KEYS = 1;
 layout(constant_id = 2) const uint HEADS = 1;
@@ -24,6 +28,7 @@ layout(constant_id = 5) const float SCALE = 1.0;
 layout(constant_id = 6) const uint LANES = 16;
 layout(constant_id = 7) const uint WORKGROUP = 256;
 layout(local_size_x_id = 7) in;
+#define TABLE_ROWS ROWS
 #include "attention_grad.glsl"
 RESULT_F32(dq, 8, WIDTH, 0, WIDTH)
 
@@ -67,6 +72,7 @@ void main() {
   }
   [[unroll]] for (uint r = 0; r < 4; r++) {
     const uint row = begin + lane_y() + LANES * r;
+    unrotate(sums.at[r], row);
     [[unroll]] for (uint g = 0; g < MOST_GROUPS; g++) {
       const uint column = lane_x() + LANES * g;
       if (row < ROWS) {

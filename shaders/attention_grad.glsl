@@ -24,3 +24,21 @@ vec4 fetch(uint operand, uint row, uint column) {
     default: return load_dout(at, 4 * column);
   }
 }
+
+#ifdef ROTATED
+MATRIX_F32(table, AT_table, TABLE_ROWS, WIDTH)
+#endif
+
+// With ROTATED, turns the pairs (i, i + WIDTH / 2) of a row back by its angles, whose cosines and then
+// sines are in the table. Both of a pair are in one invocation: WIDTH is a multiple of 8 LANES.
+void unrotate(inout vec4 sums[MOST_GROUPS], uint row) {
+#ifdef ROTATED
+  [[unroll]] for (uint g = 0; g < GROUPS / 2; g++) {
+    const uint column = 4 * (lane_x() + LANES * g);
+    const vec4 c = load_table(row, column), s = load_table(row, WIDTH / 2 + column);
+    const vec4 a = sums[g], b = sums[g + GROUPS / 2];
+    sums[g] = a * c + b * s;
+    sums[g + GROUPS / 2] = b * c - a * s;
+  }
+#endif
+}

@@ -10,46 +10,56 @@
 #extension GL_EXT_control_flow_attributes : require
 #include "matrix.glsl"
 
-#ifdef LOW
+// Add the products of four values of k: of each row in a, and of b, which holds four columns for each
+// of them (ACROSS), or them for each of four columns.
+void add_products(inout vec4 sums, vec4 a, vec4 b[4]) {
+#ifdef ACROSS
+  sums += a.x * b[0] + a.y * b[1] + a.z * b[2] + a.w * b[3];
+#else
+  sums += vec4(dot(a, b[0]), dot(a, b[1]), dot(a, b[2]), dot(a, b[3]));
+#endif
+}
+
+#ifdef ACROSS
+#define LOAD_LOW_B(LOAD_B, k, j, column) LOAD_B((k) + (j), column)
+#else
+#define LOAD_LOW_B(LOAD_B, k, j, column) LOAD_B((column) + (j), k)
+#endif
+
+// A function that adds an adapter's part to the rows row, row + apart, ... of a square.
+#define DEFINE_ADD_LOW(NAME, LOAD_LOW, LOAD_B)                                 \
+  void NAME(inout vec4 square[4], uint row, uint apart, uint column) {         \
+    for (uint k = 0; k < RANK; k += 4) {                                       \
+      vec4 quads[4];                                                           \
+      [[unroll]] for (uint j = 0; j < 4; j++) {                                \
+        quads[j] = LOAD_LOW_B(LOAD_B, k, j, column);                           \
+      }                                                                        \
+      [[unroll]] for (uint i = 0; i < 4; i++) {                                \
+        add_products(square[i], LOAD_LOW(row + i * apart, k), quads);          \
+      }                                                                        \
+    }                                                                          \
+  }
+
+#ifdef AT_low
 MATRIX_F32(low, AT_low, ROWS, RANK)
 #ifdef ACROSS
 MATRIX_F32(b, AT_b, RANK, COLUMNS)
 #else
 MATRIX_F32(b, AT_b, COLUMNS, RANK)
 #endif
-
-void add_low(inout vec4 square[4], uint row, uint apart, uint column) {
-  for (uint k = 0; k < RANK; k += 4) {
-    vec4 b[4];
-    [[unroll]] for (uint j = 0; j < 4; j++) {
-#ifdef ACROSS
-      b[j] = load_b(k + j, column);
-#else
-      b[j] = load_b(column + j, k);
-#endif
-    }
-    [[unroll]] for (uint i = 0; i < 4; i++) {
-      const vec4 a = load_low(row + i * apart, k);
-#ifdef ACROSS
-      square[i] += a.x * b[0] + a.y * b[1] + a.z * b[2] + a.w * b[3];
-#else
-      square[i] += vec4(dot(a, b[0]), dot(a, b[1]), dot(a, b[2]), dot(a, b[3]));
-#endif
-    }
-  }
-}
+DEFINE_ADD_LOW(add_low, load_low, load_b)
 #endif
 
-#ifdef ADDED
+#ifdef AT_added
 MATRIX_F32(added, AT_added, ROWS, COLUMNS)
 #endif
 
 // Add it to the rows row, row + apart, ... and the four columns from `column` on.
 void finish(inout vec4 square[4], uint row, uint apart, uint column) {
-#ifdef LOW
+#ifdef AT_low
   add_low(square, row, apart, column);
 #endif
-#ifdef ADDED
+#ifdef AT_added
   [[unroll]] for (uint i = 0; i < 4; i++) {
     square[i] += load_added(row + i * apart, column);
   }
@@ -58,7 +68,7 @@ void finish(inout vec4 square[4], uint row, uint apart, uint column) {
 
 // The same for one element.
 float finish(float y, uint row, uint column) {
-#ifdef LOW
+#ifdef AT_low
 #ifdef ACROSS
   for (uint k = 0; k < RANK; k++) {
     y += low[row * RANK + k] * b[k * COLUMNS + column];
@@ -69,7 +79,7 @@ float finish(float y, uint row, uint column) {
   }
 #endif
 #endif
-#ifdef ADDED
+#ifdef AT_added
   y += added[row * COLUMNS + column];
 #endif
   return y;

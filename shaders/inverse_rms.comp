@@ -25,7 +25,7 @@ void main() {
   if (row >= ROWS) {
     return;
   }
-  float squares = 0;
+  precise float squares = 0;
   for (uint i = gl_LocalInvocationIndex; i < COLUMNS4; i += WORKGROUP) {
     const vec4 value = x_at(row, i);
     squares += dot(value, value);

@@ -31,12 +31,12 @@ void main() {
   if (row >= ROWS) {
     return;
   }
-  float squares = 0;
+  precise float squares = 0;
   for (uint i = gl_LocalInvocationIndex; i < COLUMNS4; i += WORKGROUP) {
     const vec4 value = x_at(row, i);
     squares += dot(value, value);
   }
-  const float r = inversesqrt(workgroup_sum(squares) / COLUMNS + EPS);
+  precise const float r = inversesqrt(workgroup_sum(squares) / COLUMNS + EPS);
   for (uint i = gl_LocalInvocationIndex; i < COLUMNS4; i += WORKGROUP) {
     y_set(row, i, x_at(row, i) * r * weight_at(0, i));
   }

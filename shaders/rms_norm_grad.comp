@@ -36,14 +36,15 @@ void main() {
   if (row >= ROWS) {
     return;
   }
-  vec2 sums = vec2(0);
+  precise vec2 sums = vec2(0);
   for (uint i = gl_LocalInvocationIndex; i < COLUMNS4; i += WORKGROUP) {
     const vec4 value = x_at(row, i);
     sums += vec2(dot(value, value), dot(dy_at(row, i) * weight_at(0, i), value));
   }
-  const vec2 means = workgroup_sum(sums) / COLUMNS;
-  const float r = inversesqrt(means.x + EPS), along = r * r * means.y;
+  precise const vec2 means = workgroup_sum(sums) / COLUMNS;
+  precise const float r = inversesqrt(means.x + EPS), along = r * r * means.y;
   for (uint i = gl_LocalInvocationIndex; i < COLUMNS4; i += WORKGROUP) {
-    dx_set(row, i, (dy_at(row, i) * weight_at(0, i) - x_at(row, i) * along) * r);
+    precise const vec4 value = (dy_at(row, i) * weight_at(0, i) - x_at(row, i) * along) * r;
+    dx_set(row, i, value);
   }
 }

@@ -1,7 +1,9 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_int8 : require
-// ternary_matmul_cm: y = x w^T of int8 activations and ternary weights on matrix units, exact.
+#extension GL_KHR_shader_subgroup_shuffle : require
+// ternary_matmul_cm: y = x w^T of int8 activations and ternary weights on matrix units, exact; with
+// ROTATED each head of TILE_N columns is then rotated by the angles of its row, as by op rope.
 //
 // Reference: op ternary_matmul. INNER is a multiple of 128, COLUMNS of 4.
 // Bindings:
@@ -18,6 +20,9 @@
 #endif
 #ifdef ADDED
 //   n read  added f32[ROWS,COLUMNS]
+#endif
+#ifdef ROTATED
+//   n read  table f32[ROWS,TILE_N]
 #endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint INNER = 128;
@@ -60,6 +65,30 @@ const uint TILES_N = (COLUMNS + TILE_N - 1) / TILE_N;
 const uint LOADS_A = TILE_M * 4 / WORKGROUP;
 const uint LOADS_B = (TILE_N + WORKGROUP - 1) / WORKGROUP;
 
+// Which column of the tile a place among those of b has. Rotated, a subgroup's two units are half a head
+// apart, so that it has both columns of each pair.
+uint column_at(uint place) {
+#ifdef ROTATED
+  return place / WARP_N * UNIT + place % UNIT + place % WARP_N / UNIT * (TILE_N / 2);
+#else
+  return place;
+#endif
+}
+
+#ifdef ROTATED
+MATRIX_F32(table, AT_table, ROWS, TILE_N)
+
+// Rotate four columns of a head by the angles of their row. The thread that has the other columns of
+// these pairs has them at the same time.
+vec4 rotated(vec4 quad, uint row, uint column) {
+  const vec4 other = subgroupShuffleXor(quad, UNIT / 4);
+  const uint pair = column % (TILE_N / 2);
+  const vec4 sines = load_table(row, TILE_N / 2 + pair);
+  const float sign = column % TILE_N < TILE_N / 2 ? -1 : 1;
+  return quad * load_table(row, pair) + sign * sines * other;
+}
+#endif
+
 uvec4 next_a[LOADS_A];
 uvec4 next_b[LOADS_B];
 
@@ -81,7 +110,7 @@ void fetch(uint row, uint column, uint k) {
     const uint line = thread + i * WORKGROUP;
     next_b[i] = uvec4(0);
     if (line < TILE_N && column + line < COLUMNS) {
-      next_b[i] = w4[(column + line) * (INNER / 64) + k / 64];
+      next_b[i] = w4[(column + column_at(line)) * (INNER / 64) + k / 64];
     }
   }
 }
@@ -110,7 +139,8 @@ uvec4 quad_at(uint place) {
   return staged[place];
 }
 
-void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
+void store_square(uint row, uint apart, uint place, uvec4 bits[4]) {
+  const uint column = place / TILE_N * TILE_N + column_at(place % TILE_N);
   const float w_scale = uintBitsToFloat(w[COLUMNS * (INNER / 16)]);
   vec4 square[4];
   [[unroll]] for (uint i = 0; i < 4; i++) {
@@ -119,6 +149,11 @@ void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
     square[i] = vec4(ivec4(bits[i])) / x_scale * w_scale;
   }
   finish(square, row, apart, column);
+#ifdef ROTATED
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    square[i] = rotated(square[i], row + i * apart, column);
+  }
+#endif
   [[unroll]] for (uint i = 0; i < 4; i++) {
     if (row + i * apart < ROWS && column < COLUMNS) {
       y4[((row + i * apart) * COLUMNS + column) / 4] = square[i];

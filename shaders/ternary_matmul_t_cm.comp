@@ -1,46 +1,51 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
-// ternary_matmul_t_cm: y = x w with ternary weights on matrix units, which take x as f16, each row
-// divided by a power of two near its largest element, and add in f32.
+// ternary_matmul_t_cm: y = the sum of x w over some pairs of x and ternary weights, on matrix units. They
+// take x times the scale of w as f16, each row divided by a power of two near its largest element in
+// all of the pairs, and add in f32. One sum runs through the inner axes of all pairs.
 //
-// Reference: op ternary_matmul_t. INNER is a multiple of 32, COLUMNS of 128.
+// Reference: op ternary_matmul_t. Each INNER is a multiple of 32, COLUMNS of 128.
 // Bindings:
-//   0 read  x     f32[ROWS,INNER]
-//   1 read  power f32[ROWS]
-//   2 read  w     t2[INNER,COLUMNS]
 #ifdef ADDED
-//   3 write y     f32[ROWS,COLUMNS] over added
-#else
-//   3 write y     f32[ROWS,COLUMNS]
-#endif
-#ifdef LOW
-//   n read  low f32[ROWS,RANK]
-//   n read  b   f32[RANK,COLUMNS]
-#endif
-#ifdef ADDED
+//   0 write y f32[ROWS,COLUMNS] over added
 //   n read  added f32[ROWS,COLUMNS]
+#else
+//   0 write y f32[ROWS,COLUMNS]
 #endif
+#pragma each
+//   n read  x@     f32[ROWS,INNER@]
+//   n read  power@ f32[ROWS]
+//   n read  w@     t2[INNER@,COLUMNS]
+#ifdef LOW
+//   n read  low@   f32[ROWS,RANK]
+//   n read  b@     f32[RANK,COLUMNS]
+#endif
+#pragma end
 layout(constant_id = 0) const uint ROWS = 1;
-layout(constant_id = 1) const uint INNER = 32;
-layout(constant_id = 2) const uint COLUMNS = 128;
-layout(constant_id = 3) const uint TILE_M = 128;
-layout(constant_id = 4) const uint TILE_N = 128;
-layout(constant_id = 5) const uint WARP_M = 64;
-layout(constant_id = 6) const uint WARP_N = 32;
-layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
-layout(constant_id = 8) const uint WORKGROUP = 256;
+layout(constant_id = 1) const uint COLUMNS = 128;
+layout(constant_id = 2) const uint TILE_M = 128;
+layout(constant_id = 3) const uint TILE_N = 128;
+layout(constant_id = 4) const uint WARP_M = 64;
+layout(constant_id = 5) const uint WARP_N = 32;
+layout(constant_id = 6) const uint SUBGROUP_SIZE = 32;
+layout(constant_id = 7) const uint WORKGROUP = 256;
+#pragma each
+layout(constant_id = n) const uint INNER@ = 32;
+#pragma end
 #ifdef LOW
 layout(constant_id = n) const uint RANK = 1;
 #endif
-layout(local_size_x_id = 8) in;
-layout(binding = 0, std430) readonly buffer X4 { vec4 x4[]; };
-layout(binding = 1, std430) readonly buffer Power { float power[]; };
-layout(binding = 2, std430) readonly buffer W { uint w[]; };
-layout(binding = 3, std430) writeonly buffer Y4 { vec4 y4[]; };
+layout(local_size_x_id = 7) in;
+layout(binding = 0, std430) writeonly buffer Y4 { vec4 y4[]; };
 #define ACROSS
 #include "epilogue.glsl"
 
+const uint INNER = 0
+#pragma each
+  + INNER@
+#pragma end
+  ;
 const uint DEPTH = 32;
 const uint UNIT_K = 16;
 const uint PITCH_A = DEPTH / 4 + 2;  // a row's halves and 16 bytes more, against bank conflicts
@@ -66,21 +71,70 @@ const uint LOADS_B = DEPTH * WORDS / WORKGROUP;
 
 vec4 next_a[LOADS_A];
 uint next_b[LOADS_B];
+float next_scale;               // of the pair that they are of
+float own_inverses[LOADS_A];    // of the rows that this thread stages
 
-void fetch(uint row, uint column, uint k) {
+// The exponent of a row's power of two with a weight's scale, so that both are 2^-126 .. 2^126.
+uint exponent_of(float power, float scale) {
+  return clamp(floatBitsToUint(power * scale) >> 23, 1, 253);
+}
+
+#pragma each
+layout(binding = AT_x@, std430) readonly buffer X@ { vec4 x@[]; };
+layout(binding = AT_power@, std430) readonly buffer Power@ { float power@[]; };
+layout(binding = AT_w@, std430) readonly buffer W@ { uint w@[]; };
+
+float scale@() {
+  return uintBitsToFloat(w@[COLUMNS * INNER@ / 16]);
+}
+
+void fetch@(uint row, uint column, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     const uint line = row + item / QUADS;
     next_a[i] = vec4(0);
     if (line < ROWS) {
-      next_a[i] = x4[(line * INNER + k) / 4 + item % QUADS] / power[line];
+      next_a[i] = x@[(line * INNER@ + k) / 4 + item % QUADS];
     }
   }
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     const uint line = k + item / WORDS;
-    next_b[i] = w[(line * COLUMNS + column) / 16 + item % WORDS];
+    next_b[i] = w@[(line * COLUMNS + column) / 16 + item % WORDS];
   }
+  next_scale = scale@();
+}
+
+#ifdef LOW
+MATRIX_F32(low@, AT_low@, ROWS, RANK)
+MATRIX_F32(b@, AT_b@, RANK, COLUMNS)
+DEFINE_ADD_LOW(add_low@, load_low@, load_b@)
+#endif
+#pragma end
+
+uint row_exponent(uint row) {
+  uint exponent = 1;
+#pragma each
+  exponent = max(exponent, exponent_of(power@[row], scale@()));
+#pragma end
+  return exponent;
+}
+
+void find_inverses(uint row) {
+  [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
+    const uint line = row + (gl_LocalInvocationIndex + i * WORKGROUP) / QUADS;
+    own_inverses[i] = uintBitsToFloat((254 - row_exponent(min(line, ROWS - 1))) << 23);
+  }
+}
+
+void fetch(uint row, uint column, uint k) {
+#pragma each
+  if (k < INNER@) {
+    fetch@(row, column, k);
+    return;
+  }
+  k -= INNER@;
+#pragma end
 }
 
 // Codes 0 to 2 in the low bits of two 16-bit halves as f16: 0xbc00, 0 and 0x3c00.
@@ -92,7 +146,7 @@ uint to_halves(uint codes) {
 void stage(uint at) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const vec4 quad = next_a[i];
+    const vec4 quad = next_a[i] * (next_scale * own_inverses[i]);
     staged[at + item / QUADS * PITCH_A + item % QUADS] =
         uvec2(packHalf2x16(quad.xy), packHalf2x16(quad.zw));
   }
@@ -115,12 +169,16 @@ uvec4 quad_at(uint place) {
 }
 
 void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
-  const float w_scale = uintBitsToFloat(w[COLUMNS * INNER / 16]);
   vec4 square[4];
   [[unroll]] for (uint i = 0; i < 4; i++) {
-    const uint line = min(row + i * apart, ROWS - 1);
-    square[i] = uintBitsToFloat(bits[i]) * (power[line] * w_scale);
+    const uint exponent = row_exponent(min(row + i * apart, ROWS - 1));
+    square[i] = uintBitsToFloat(bits[i]) * uintBitsToFloat(exponent << 23);
   }
+#ifdef LOW
+#pragma each
+  add_low@(square, row, apart, column);
+#pragma end
+#endif
   finish(square, row, apart, column);
   [[unroll]] for (uint i = 0; i < 4; i++) {
     if (row + i * apart < ROWS) {
@@ -133,6 +191,7 @@ void main() {
   const uint row = group() / TILES_N * TILE_M;
   const uint column = group() % TILES_N * TILE_N;
   if (row < ROWS) {
+    find_inverses(row);
     multiply_tile(row, column);
   }
 }

@@ -2,7 +2,8 @@
 //
 // LANES threads share a row of w. Each takes strips of 64 codes in 16 bytes, BATCH of them in flight.
 // Codes are used as they are, 0 to 2; the sum of the activations is taken off, which makes them -1
-// to 1. The includer has dot4. INNER is a multiple of 128. With LOW and ADDED as in epilogue.glsl.
+// to 1. The includer has dot4. INNER is a multiple of 128. With LOW and ADDED as in
+// epilogue.glsl; with ROTATED each head is rotated in the end.
 
 #define SUM int
 #include "lanes.glsl"
@@ -55,16 +56,51 @@ void add_strips(uint column) {
   }
 }
 
+#ifdef ROTATED
+layout(binding = AT_table, std430) readonly buffer Table { float table[]; };
+
+const uint ITEMS = WORKGROUP / LANES;
+shared float ended[ROWS * ITEMS];
+
+// Sums that follow each other are those of the pairs that op rope rotates, of each head of WIDTH.
+uint column_at(uint item) {
+  const uint pair = item / 2;
+  return pair / (WIDTH / 2) * WIDTH + pair % (WIDTH / 2) + item % 2 * (WIDTH / 2);
+}
+#else
+uint column_at(uint item) {
+  return item;
+}
+#endif
+
+float result(uint row, uint column) {
+  const int sum = partial[row * WORKGROUP + gl_LocalInvocationIndex];
+  const float x_scale = intBitsToFloat(x[ROWS * INNER / 4 + row]);
+  const float w_scale = uintBitsToFloat(w[COLUMNS * INNER / 16]);
+  return finish(float(sum) / x_scale * w_scale, row, column);
+}
+
 void main() {
-  const uint column = shared_item();
+  const uint item = shared_item();
+  const uint column = column_at(item);
+  const bool is_mine = lane() == 0 && column < COLUMNS;
   add_strips(column);
   add_lanes();
-  if (lane() == 0 && column < COLUMNS) {
-    const float w_scale = uintBitsToFloat(w[COLUMNS * INNER / 16]);
-    for (uint row = 0; row < ROWS; row++) {
-      const int sum = partial[row * WORKGROUP + gl_LocalInvocationIndex];
-      const float x_scale = intBitsToFloat(x[ROWS * INNER / 4 + row]);
-      y[row * COLUMNS + column] = finish(float(sum) / x_scale * w_scale, row, column);
-    }
+#ifdef ROTATED
+  for (uint row = 0; is_mine && row < ROWS; row++) {
+    ended[row * ITEMS + item % ITEMS] = result(row, column);
   }
+  barrier();
+  for (uint row = 0; is_mine && row < ROWS; row++) {
+    const uint at = row * WIDTH + column % (WIDTH / 2);
+    const float own = ended[row * ITEMS + item % ITEMS];
+    const float other = ended[row * ITEMS + (item ^ 1) % ITEMS];
+    const float sine = table[at + WIDTH / 2];
+    y[row * COLUMNS + column] = own * table[at] + (item % 2 == 0 ? -sine : sine) * other;
+  }
+#else
+  for (uint row = 0; is_mine && row < ROWS; row++) {
+    y[row * COLUMNS + column] = result(row, column);
+  }
+#endif
 }

@@ -19,6 +19,9 @@
 #ifdef ADDED
 //   n read  added f32[ROWS,COLUMNS]
 #endif
+#ifdef ROTATED
+//   n read  table f32[ROWS,WIDTH]
+#endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint INNER = 1;
 layout(constant_id = 2) const uint COLUMNS = 1;
@@ -26,6 +29,9 @@ layout(constant_id = 3) const uint LANES = 8;
 layout(constant_id = 4) const uint WORKGROUP = 128;
 #ifdef LOW
 layout(constant_id = n) const uint RANK = 1;
+#endif
+#ifdef ROTATED
+layout(constant_id = n) const uint WIDTH = 2;
 #endif
 layout(local_size_x_id = 4) in;
 #include "dot4_packed.glsl"

@@ -2,8 +2,8 @@
 // share each square of 4 x 4 sums of it, the inner axis split between them. So there is enough to do
 // at once without a second stage.
 //
-// The includer has the constants LANES and WORKGROUP, 16 * LANES, and defines before
-//   NEAR  "lane" if the threads that share a square are to be neighbours, 1; 0 if those of one lane
+// The includer has the constants LANES and WORKGROUP, 16 * LANES. Neighbouring threads have the squares
+// of one column after the other; with ROWS_TOGETHER those of all rows too, before the next lane.
 
 #extension GL_EXT_control_flow_attributes : require
 #include "index.glsl"
@@ -16,11 +16,19 @@ shared float partial[TILE * TILE * PITCH];
 vec4 sums[4];
 
 uint lane() {
-  return NEAR == 1 ? gl_LocalInvocationIndex % LANES : gl_LocalInvocationIndex / 16;
+#ifdef ROWS_TOGETHER
+  return gl_LocalInvocationIndex / 16;
+#else
+  return gl_LocalInvocationIndex / 4 % LANES;
+#endif
 }
 
 uint square() {
-  return NEAR == 1 ? gl_LocalInvocationIndex / LANES : gl_LocalInvocationIndex % 16;
+#ifdef ROWS_TOGETHER
+  return gl_LocalInvocationIndex % 16;
+#else
+  return gl_LocalInvocationIndex / (4 * LANES) * 4 + gl_LocalInvocationIndex % 4;
+#endif
 }
 
 // First row and column of this thread's square in the tile.

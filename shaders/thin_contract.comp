@@ -17,7 +17,7 @@ layout(constant_id = n) const uint ROWS@ = 1;
 layout(constant_id = n) const uint COLUMNS@ = 1;
 #pragma end
 layout(local_size_x_id = 2) in;
-#define NEAR 0
+#define ROWS_TOGETHER
 #include "thin.glsl"
 #pragma each
 MATRIX_F32(a@, AT_a@, INNER, ROWS@)

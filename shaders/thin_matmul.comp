@@ -26,10 +26,10 @@ layout(constant_id = 4) const uint WORKGROUP = 256;
 layout(constant_id = n) const uint INNER@ = 1;
 #pragma end
 layout(local_size_x_id = 4) in;
-#define NEAR 1
 #include "thin.glsl"
 
 const uint TILES_N = (COLUMNS + TILE - 1) / TILE;
+const uint AHEAD = 2;  // steps whose items are on their way at once
 
 vec4 tops = vec4(0);  // largest magnitudes of this thread's part of its rows of a
 
@@ -60,17 +60,22 @@ layout(binding = AT_power@, std430) writeonly buffer Power@ { float power@[]; };
 #endif
 
 void multiply@(uint row, uint column) {
-  for (uint k = 4 * lane(); k < INNER@; k += 4 * LANES) {
-    vec4 a[4], b[4];
-    [[unroll]] for (uint i = 0; i < 4; i++) {
-      a[i] = load_a@(row + i, k);
+  for (uint k = 4 * lane(); k < INNER@; k += 4 * AHEAD * LANES) {
+    vec4 a[AHEAD][4], b[AHEAD][4];
+    [[unroll]] for (uint n = 0; n < AHEAD; n++) {
+      const uint from = k + 4 * n * LANES;
+      [[unroll]] for (uint i = 0; i < 4; i++) {
+        a[n][i] = load_a@(row + i, from);
 #ifdef ACROSS
-      b[i] = load_b@(k + i, column);
+        b[n][i] = load_b@(from + i, column);
 #else
-      b[i] = load_b@(column + i, k);
+        b[n][i] = load_b@(column + i, from);
 #endif
+      }
     }
-    add(a, b);
+    [[unroll]] for (uint n = 0; n < AHEAD; n++) {
+      add(a[n], b[n]);
+    }
   }
 }
 #pragma end

@@ -7,19 +7,32 @@ from pathlib import Path
 import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-_OPTIONS = (
-    "--headless",
-    "--no-sandbox",
+FLAGS = (
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+)
+"""Options of a browser that keeps to itself."""
+
+_OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    *FLAGS,
     "--window-size=1600,900",
     "--virtual-time-budget=5000",
     "--dump-dom",
 )
+
+
+def executable() -> str:
+    """The browser's path; the test is skipped where there is none."""
+    browser = next(filter(None, map(shutil.which, _NAMES)), None)
+    if browser is None:
+        pytest.skip("needs a browser: apt install chromium")
+    return browser
 
 
 def dom_of(page: Path, fragment: str, profile: Path) -> str:
@@ -30,9 +43,6 @@ def dom_of(page: Path, fragment: str, profile: Path) -> str:
         fragment: what stands behind # in the address.
         profile: an empty folder for the browser's own files.
     """
-    browser = next(filter(None, map(shutil.which, _NAMES)), None)
-    if browser is None:
-        pytest.skip("needs a browser: apt install chromium")
-    command = [browser, *_OPTIONS, f"--user-data-dir={profile}", f"{page.as_uri()}#{fragment}"]
+    command = [executable(), *_OPTIONS, f"--user-data-dir={profile}", f"{page.as_uri()}#{fragment}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return ended.stdout

@@ -13,6 +13,7 @@ from bitgraph.models.bitnet.checkpoint import Checkpoint, load_checkpoint
 from bitgraph.models.bitnet.forward import graph_weights, logits_graph, loss_graph
 from bitgraph.models.data.batching import TokenBatch, from_padded
 from bitgraph.passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
+from bitgraph.passes.fuse.fuse import Fuse
 from bitgraph.passes.grad import Grad
 from bitgraph.passes.lora import Lora
 from bitgraph.passes.manager import Pass, PassManager
@@ -74,7 +75,7 @@ def loaded(backend: Backend, mini: Checkpoint) -> Backend:
 
 def smooth_logits_error(backend: Backend, mini: Checkpoint, reference: Arrays) -> float:
     """Largest error of batch 0's logits over the largest logit, without the quantizer."""
-    graph = PassManager(smooth("smooth")).run(logits_graph(mini.config, 192))
+    graph = PassManager((*smooth("smooth"), Fuse())).run(logits_graph(mini.config, 192))
     program = loaded(backend, mini).compile(graph)
     logits = program.run(feeds(graph, batch(reference, 0)))["logits"]
     wanted = reference["smooth|logits"].reshape(192, -1)
@@ -86,7 +87,7 @@ def smooth_gradient_errors(
     backend: Backend, mini: Checkpoint, reference: Arrays
 ) -> tuple[float, dict[str, float]]:
     """Error of batch 0's loss, and of every adapter's gradient, relative to its norm."""
-    passes = (Lora(8, 16.0), *smooth("smooth"), Grad(), EliminateDeadCode())
+    passes = (Lora(8, 16.0), *smooth("smooth"), Grad(), EliminateDeadCode(), Fuse())
     graph = PassManager(passes).run(loss_graph(mini.config, 192))
     loaded(backend, mini).load(adapters(reference))
     results = backend.compile(graph).run(feeds(graph, batch(reference, 0)))
@@ -104,7 +105,7 @@ def train_ten_steps(
     """The reference's ten steps of AdamW; what each gave. The adapters stay in the backend."""
     passes = (
         Lora(8, 16.0), *smooth(mode), Grad(), AdamW(weight_decay=0.01, max_norm=1.0),
-        MergeCommonSubexpressions(), EliminateDeadCode(),
+        MergeCommonSubexpressions(), EliminateDeadCode(), Fuse(),
     )  # fmt: skip
     graph = PassManager(passes).run(loss_graph(mini.config, 192))
     loaded(backend, mini)

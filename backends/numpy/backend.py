@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from ...graph.analysis import PLAIN, Footprint
 from ...graph.ir import Graph, Input, Node, Role
 from ...graph.ops import op_def
 from ...graph.program import ArenaUse
@@ -19,7 +20,7 @@ from ...graph.rewrite import expand_fused
 from ...graph.tensors import Array, HostValue, Quantized, Ternary
 from ...graph.types import DType, GraphError, TensorType
 from ...graph.values import check_type, describe_result
-from .evaluate import apply, each_result
+from .evaluate import apply, each_result, time_nodes
 from .stages import Stages, Sweep, Tasks, plan_stages
 
 BLOCK = 128
@@ -27,6 +28,9 @@ BLOCK = 128
 
 MOST_SLICES = 8
 """Tasks that a node may be cut into."""
+
+PROFILED = 3
+"""Steps of a profile."""
 
 DENSE_BUDGET = 1 << 30
 """Bytes of decoded weights that a backend keeps; a model that needs more is decoded as it runs."""
@@ -43,6 +47,24 @@ class NumpyBackend:
         self._pool = ThreadPoolExecutor(self.threads)
         self._blas = ThreadpoolController()
         self._dense_bytes: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        """NumPy, whatever the processor; see `Backend`."""
+        return "NumPy"
+
+    @property
+    def memory(self) -> None:
+        """All memory is the host's; see `Backend`."""
+
+    @property
+    def footprint(self) -> Footprint:
+        """Sweeps need less than whole values, but how much less is not counted; see `Backend`."""
+        return PLAIN
+
+    def profile(self, graph: Graph, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """The least of several runs of each node alone; see `Backend`."""
+        return time_nodes(graph, {**self.values, **inputs}, PROFILED)
 
     def load(self, values: Mapping[str, HostValue]) -> None:
         """Take over persistent values; see `Backend`."""

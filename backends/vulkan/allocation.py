@@ -9,8 +9,9 @@ from enum import StrEnum
 from threading import Lock
 from typing import Any
 
+from ...graph.sizes import binary_size
 from .api import NULL, check, ffi, lib, struct
-from .errors import DeviceError, OutOfDeviceMemory, binary_size
+from .errors import DeviceError, OutOfDeviceMemory
 from .info import DeviceInfo
 
 BLOCK = 64 << 20

@@ -6,6 +6,7 @@ from typing import cast
 
 import numpy as np
 
+from ...graph.analysis import Footprint
 from ...graph.ir import Graph, Role
 from ...graph.program import ArenaUse
 from ...graph.tensors import Array, HostValue
@@ -14,6 +15,7 @@ from ...graph.values import check_type, describe_result, type_of
 from .allocation import Memory
 from .buffers import DeviceBuffer
 from .device import Device
+from .footprint import footprint_for
 from .info import planning_limits
 from .layout import to_bytes, view
 from .plan import Plan, make_plan
@@ -23,6 +25,12 @@ from .schedule import Kind, Schedule
 from .transfer import Region
 from .watch import FLAGS, with_watch
 from .window import CURSOR, log_of, window_of, window_steps, with_window
+
+PROFILED = 4
+"""Steps of a profile."""
+
+_SPARE = 32
+"""One part in so many of the device's memory is left to its driver."""
 
 
 class VulkanBackend:
@@ -43,7 +51,29 @@ class VulkanBackend:
         self.device = device
         self.limits = planning_limits(device.info)
         self._values: dict[str, tuple[DeviceBuffer, TensorType]] = {}
+        self._footprint = footprint_for(self.limits)
         self._arenas: dict[str, DeviceBuffer] = {}
+
+    @property
+    def name(self) -> str:
+        """The device and its driver; see `Backend`."""
+        return f"{self.device.info.name}, {self.device.info.driver}"
+
+    @property
+    def memory(self) -> int:
+        """What the device's own heap has free or holds for this backend; see `Backend`."""
+        heaps = [heap for heap in self.device.memory_report() if heap.device_local]
+        most = max(min(h.budget - h.used, h.size - h.allocated) + h.allocated for h in heaps)
+        return most - most // _SPARE
+
+    @property
+    def footprint(self) -> Footprint:
+        """Scratch, and kernels that write over an operand; see `Backend`."""
+        return self._footprint
+
+    def profile(self, graph: Graph, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Times on the device, the least of several steps; see `Backend`."""
+        return VulkanProgram(self, graph).profile(inputs)
 
     def load(self, values: Mapping[str, HostValue]) -> None:
         """Take over persistent values; see `Backend`."""
@@ -179,6 +209,24 @@ class VulkanProgram:
         """One step; see `Program`."""
         self.stage([inputs])
         return self.start().results()[0]
+
+    def profile(self, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Seconds of each node by the name of its first result, the least of several steps."""
+        steps = min(PROFILED, self._steps)
+        self.stage([inputs] * steps)
+        makers = {f"{n.scope}:{n.outputs[0].name}": n.outputs[0].name for n in self.graph.nodes}
+        seconds: dict[str, float] = {}
+        schedule = self.plan.schedule
+        recording = self._backend.device.record(schedule, self._buffers(schedule), profile=True)
+        for _ in range(steps):
+            recording.submit()
+            step: dict[str, float] = {}
+            for label, taken in recording.seconds():
+                if label in makers:
+                    step[makers[label]] = step.get(makers[label], 0.0) + taken
+            seconds = {name: min(taken, seconds.get(name, taken)) for name, taken in step.items()}
+        recording.close()
+        return seconds
 
     def first_nonfinite(self, inputs: Mapping[str, Array]) -> str | None:
         """Run one step under a `Watch`; see `Program`."""

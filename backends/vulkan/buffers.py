@@ -6,9 +6,10 @@ from weakref import WeakSet
 import numpy as np
 import numpy.typing as npt
 
+from ...graph.sizes import binary_size
 from .allocation import Allocator, Memory, Place
 from .api import NULL, check, create, ffi, lib, name_object, struct
-from .errors import DeviceError, binary_size
+from .errors import DeviceError
 
 
 class DeviceBuffer:

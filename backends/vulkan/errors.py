@@ -23,13 +23,3 @@ class OutOfDeviceMemory(DeviceError):  # noqa: N818 - named as Vulkan names it
 
 class DeviceLost(DeviceError):  # noqa: N818 - named as Vulkan names it
     """The device stopped working in the middle of a run; what was on it is gone."""
-
-
-def binary_size(size: int) -> str:
-    """A number of bytes for people: 1.5 GiB."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.4g} {unit}"
-        value /= 1024
-    return f"{value:.4g} GiB"

@@ -72,15 +72,15 @@ def _head(chain: Chain) -> Iterator[str]:
 
 
 def _over(chain: Chain, number: int) -> str:
-    """The operands that a result may be written over: those read no later than it is made.
+    """The operands that a result may be written over: those read no later than it is written.
 
     An operand is read once, by the invocation that writes the same elements of the results.
     """
     if _is_codes(chain, number):
         return ""
-    made = _plan_loops(chain).made
+    loops = _plan_loops(chain)
     read = [k for k, letter in enumerate(chain.operands) if letter == TENSOR]
-    names = [f"v{k}" for k in read if made[k] <= made[number]]
+    names = [f"v{k}" for k in read if loops.made[k] <= loops.written(number)]
     return f" over {' or '.join(names)}" if names else ""
 
 
@@ -157,6 +157,10 @@ class _Loops:
     def kept(self, number: int) -> bool:
         """Whether a value is read in a later loop than it is made in."""
         return any(loop > self.made[number] for loop in self.read[number])
+
+    def written(self, number: int) -> int:
+        """The loop that writes a result: the last that has it, as loads do not overtake writes."""
+        return max([self.made[number], *self.read[number]])
 
 
 def _plan_loops(chain: Chain) -> _Loops:
@@ -236,7 +240,7 @@ def _loop(chain: Chain, loops: _Loops, loop: int) -> Iterator[str]:
 
 
 def _value(chain: Chain, loops: _Loops, loop: int, number: int, kept: bool) -> Iterator[str]:
-    """Make a value in its loop, or fetch it where a later one reads it."""
+    """Make a value in its loop, fetch it where a later one reads it, write it in the last."""
     letter = chain.operands[number : number + 1]
     here = loop in loops.read[number]
     if letter == SCALAR:
@@ -244,19 +248,19 @@ def _value(chain: Chain, loops: _Loops, loop: int, number: int, kept: bool) -> I
     if letter == VECTOR:
         if here:
             yield f"const vec4 t{number} = v{number}f_at(0, i);"
-    elif loop != loops.made[number]:
-        if here:
-            yield f"const vec4 t{number} = k{number}[c];"
-    elif _is_codes(chain, number):
+    elif loop == loops.made[number] and _is_codes(chain, number):
         (x,) = chain.numbered[number].operands
         yield f"v{number}q[row * COLUMNS4 + i] = pack_codes(t{x} * r{number});"
-    else:
+    elif loop == loops.made[number]:
         value = f"v{number}f_at(row, i)" if letter else _row_expression(chain, number)
         yield f"precise const vec4 t{number} = {value};"
         if kept:
             yield f"k{number}[c] = t{number};"
-        if number in chain.results:
-            yield f"v{number}f_set(row, i, t{number});"
+    elif here:
+        yield f"const vec4 t{number} = k{number}[c];"
+    floats = number in chain.results and not _is_codes(chain, number)
+    if floats and loop == loops.written(number):
+        yield f"v{number}f_set(row, i, t{number});"
 
 
 def _row_expression(chain: Chain, number: int) -> str:
@@ -272,8 +276,8 @@ def _row_expression(chain: Chain, number: int) -> str:
 
 def _accumulator(chain: Chain, number: int) -> str:
     kinds = {
-        "rms_norm": f"float s{number} = 0;",
-        "rms_norm_grad": f"vec2 s{number} = vec2(0);",
+        "rms_norm": f"precise float s{number} = 0;",
+        "rms_norm_grad": f"precise vec2 s{number} = vec2(0);",
         "quantize": f"uint s{number} = floatBitsToUint(1e-5);",
     }
     return kinds[chain.numbered[number].op]
@@ -297,7 +301,7 @@ def _reduce(chain: Chain, number: int) -> Iterator[str]:
         yield f"const float r{number} = scale_for(uintBitsToFloat(workgroup_max(s{number})));"
         return
     kind, square = ("vec2", ".x") if op == "rms_norm_grad" else ("float", "")
-    yield f"const {kind} m{number} = workgroup_sum(s{number}) / COLUMNS;"
-    yield f"const float r{number} = inversesqrt(m{number}{square} + EPS_{number});"
+    yield f"precise const {kind} m{number} = workgroup_sum(s{number}) / COLUMNS;"
+    yield f"precise const float r{number} = inversesqrt(m{number}{square} + EPS_{number});"
     if op == "rms_norm_grad":
-        yield f"const float along{number} = r{number} * r{number} * m{number}.y;"
+        yield f"precise const float along{number} = r{number} * r{number} * m{number}.y;"

@@ -185,9 +185,11 @@ def planning_limits(info: DeviceInfo) -> Limits:
     """What lowering and planning need to know of a device.
 
     Among the features are "cooperative_matrix_s8" and "cooperative_matrix_f16", where the device
-    has the matrix products that kernels are written for and all that they need besides.
+    has the matrix products that kernels are written for and all that they need besides, and
+    "subgroup_shuffle" and the like for what subgroups can do.
     """
     offered = frozenset(name for name, present in asdict(info.features).items() if present)
+    offered |= {f"subgroup_{operation}" for operation in info.subgroup.operations}
     for name, (shape, needed) in _MATRIX_PRODUCTS.items():
         if shape in info.matrices and needed <= offered:
             offered |= {name}
@@ -199,6 +201,7 @@ def planning_limits(info: DeviceInfo) -> Limits:
         shared_memory=info.limits.shared_memory,
         subgroup=info.subgroup.size,
         bindings=info.limits.storage_bindings,
+        invocations=info.limits.invocations,
         features=offered,
     )
 

@@ -17,6 +17,7 @@ class Limits:
         shared_memory: bytes of shared memory of a workgroup.
         subgroup: invocations of a subgroup.
         bindings: storage buffers of one kernel.
+        invocations: of a workgroup.
         features: names of optional abilities, such as "cooperative_matrix".
     """
 
@@ -27,6 +28,7 @@ class Limits:
     shared_memory: int = 16384
     subgroup: int = 32
     bindings: int = 16
+    invocations: int = 256
     features: frozenset[str] = frozenset()
 
 
@@ -37,8 +39,15 @@ KNOWN_LIMITS: Final[Mapping[str, Limits]] = {
         alignment=16,
         max_allocation=0xFFE00000,
         shared_memory=48 << 10,
+        bindings=1 << 20,
+        invocations=1024,
         features=frozenset(
-            {"integer_dot_product", "cooperative_matrix_s8", "cooperative_matrix_f16"}
+            {
+                "integer_dot_product",
+                "cooperative_matrix_s8",
+                "cooperative_matrix_f16",
+                "subgroup_shuffle",
+            }
         ),
     ),
     "lavapipe": Limits(
@@ -46,7 +55,9 @@ KNOWN_LIMITS: Final[Mapping[str, Limits]] = {
         max_allocation=1 << 31,
         shared_memory=32 << 10,
         subgroup=8,
-        features=frozenset({"integer_dot_product"}),
+        bindings=32,
+        invocations=1024,
+        features=frozenset({"integer_dot_product", "subgroup_shuffle"}),
     ),
 }
 """Limits to plan for without the device: those of every Vulkan 1.3 device, of an NVIDIA H100, and

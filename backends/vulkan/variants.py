@@ -26,6 +26,11 @@ def base_of(kernel: str) -> str:
     return kernel.split("+")[0]
 
 
+def with_members(kernel: str, members: int) -> str:
+    """Name of a kernel for so many members."""
+    return kernel if members == 1 else f"{kernel}+{members}"
+
+
 def variant(text: str, kernel: str) -> str:
     """The text of a kernel: that of its file with the parts that its name asks for."""
     options = kernel.split("+")[1:]

@@ -39,7 +39,9 @@ def log_of(name: str) -> str:
 
 def window_steps(graph: Graph) -> int:
     """How many steps a window holds: fewer where inputs or outputs are large."""
-    moving = (*graph.inputs_of(Role.INPUT), *graph.outputs)
+    donated = {alias.output for alias in graph.aliases}
+    logged = (value for value in graph.outputs if value.name not in donated)
+    moving = (*graph.inputs_of(Role.INPUT), *logged)
     largest = max((value.type.nbytes for value in moving), default=4)
     return max(1, min(_STEPS, _BYTES // largest))
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from ..sizes import binary_size
 from .groups import Group, group_nodes
-from .style import COLOURS, size_text
+from .style import COLOURS
 from .view import View, short_name, title_of
 
 _ROLE_COLOUR = "#eceff4"
@@ -30,7 +31,7 @@ def _lines(view: View) -> Iterator[str]:
     for node in graph.nodes:
         for value in dict.fromkeys(node.inputs):
             source = _quote(made.get(value.name, value.name))
-            label = _quote(f"{value.type} {size_text(value.type.nbytes)}")
+            label = _quote(f"{value.type} {binary_size(value.type.nbytes)}")
             yield f"  {source} -> {_quote(node.outputs[0].name)} [label={label}];"
     yield "}"
 

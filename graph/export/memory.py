@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..sizes import binary_size
 from ..types import GraphError
 from .drawing import Drawing
 from .execution import Execution, Span
-from .style import size_text
 from .view import Category, View
 
 _WIDTH, _HEIGHT = 1120, 560
@@ -31,8 +31,8 @@ def write_memory_svg(view: View) -> bytes:
     most = int(live[peak]) if live.size else 0
     drawing.text(_LEFT, 34, f"{view.graph.name}: memory of a step", "strong")
     facts = (
-        f"{size_text(execution.arena_bytes)} in {len(execution.arenas)} arena(s); most alive at "
-        f"once {size_text(most)}, at dispatch {peak:,} of {len(execution.launches):,}"
+        f"{binary_size(execution.arena_bytes)} in {len(execution.arenas)} arena(s); most alive at "
+        f"once {binary_size(most)}, at dispatch {peak:,} of {len(execution.launches):,}"
     )
     drawing.text(_LEFT, 54, facts, "faint")
     drawing.legend(_LEFT, 80, {category_of_span(view, span) for span in execution.spans})
@@ -47,7 +47,7 @@ def write_memory_svg(view: View) -> bytes:
         for k, level in enumerate(live.tolist())
     )
     drawing.add("polyline", {"class": "live", "points": " ".join(steps)})
-    _draw_peak(drawing, scale.x(peak + 0.5), scale.y(most), f"peak {size_text(most)}")
+    _draw_peak(drawing, scale.x(peak + 0.5), scale.y(most), f"peak {binary_size(most)}")
     return drawing.finish()
 
 
@@ -90,7 +90,7 @@ def _draw_span(
     left, top = scale.x(span.begin), scale.y(bottom + span.range.size)
     width = max(scale.x(span.end + 1) - left, _THINNEST)
     height = max(scale.y(bottom) - top, _THINNEST)
-    tip = f"{span.title}: {size_text(span.range.size)}, dispatches {span.begin} to {span.end}"
+    tip = f"{span.title}: {binary_size(span.range.size)}, dispatches {span.begin} to {span.end}"
     drawing.rect(left, top, width, height, str(category), tip, opacity="0.75")
 
 
@@ -98,7 +98,7 @@ def _draw_axes(drawing: Drawing, scale: _Scale, floors: dict[str, int]) -> None:
     bottom = _TOP + _HEIGHT
     for k in range(5):
         level, position = scale.bytes * k / 4, scale.dispatches * k / 4
-        drawing.text(_LEFT - 10, scale.y(level) + 4, size_text(level), "faint", "end")
+        drawing.text(_LEFT - 10, scale.y(level) + 4, binary_size(int(level)), "faint", "end")
         drawing.add("path", {"class": "axis", "d": f"M{_LEFT - 5},{scale.y(level):.1f}h5"})
         drawing.text(scale.x(position), bottom + 20, f"{position:,.0f}", "faint", "middle")
     for name, floor in floors.items():

@@ -55,12 +55,3 @@ def css_variables() -> str:
 
 def _properties(colours: Mapping[str, str]) -> str:
     return "".join(f"--{name}:{colour};" for name, colour in colours.items())
-
-
-def size_text(size: float) -> str:
-    """Bytes as people read them: ``20 MiB``."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.3g} GiB"

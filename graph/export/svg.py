@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from ..sizes import binary_size
 from .drawing import Drawing
 from .groups import Group, broad_values, group_nodes, members_of, open_scopes
 from .layout import Box, lay_out
 from .lines import lines_of
-from .style import size_text
-from .view import Category, View, saved_bytes, short_name, title_of
+from .view import Category, View, saved_bytes, shares_of, short_name, title_of
 
 _MARGIN = 32
 _TOP = 96
@@ -29,7 +29,7 @@ def write_svg(view: View, opened: Sequence[str] = ()) -> bytes:
     layout = lay_out(groups, open_scopes(groups, opened))
     width = max(layout.width, 620) + 2 * _MARGIN
     drawing = Drawing(width, layout.height + _TOP + _MARGIN, f"{view.graph.name}, {view.stage}")
-    count = f"{len(view.graph.nodes):,} nodes, {size_text(sum(saved_bytes(view).values()))} saved"
+    count = f"{len(view.graph.nodes):,} nodes, {binary_size(sum(saved_bytes(view).values()))} saved"
     if broad := broad_values(view):
         count += f"; not drawn, as it is read nearly everywhere: {', '.join(broad)}"
     drawing.text(_MARGIN, 34, f"{view.graph.name}: {view.stage}", "strong")
@@ -43,7 +43,7 @@ def write_svg(view: View, opened: Sequence[str] = ()) -> bytes:
             _draw_frame(drawing, box)
     for line in lines_of(view, layout):
         style = f"edge {line.category}" if line.category else "edge"
-        tip = f"{_few(line.names)} ({size_text(line.bytes)})"
+        tip = f"{_few(line.names)} ({binary_size(line.bytes)})"
         drawing.add("path", {"class": style, "d": line.path, "stroke-width": 1.4}, tip=tip)
     for box in layout.boxes:
         if not box.open:
@@ -60,15 +60,15 @@ def _draw_frame(drawing: Drawing, box: Box) -> None:
 def _draw_card(drawing: Drawing, view: View, box: Box) -> None:
     if isinstance(box.item, Group):
         members = list(members_of(box.item))
-        counts = Counter(view.categories[k] for k in members)
+        counts = Counter(c for k in members for c in shares_of(view, k))
         title = _title(box.item)
-        lines = [f"{len(members):,} nodes", f"{size_text(_results_bytes(view, members))} made"]
+        lines = [f"{len(members):,} nodes", f"{binary_size(_results_bytes(view, members))} made"]
         tip = f"{title}: " + ", ".join(f"{n} {c}" for c, n in counts.items())
     else:
         node = view.graph.nodes[box.item]
-        counts = Counter([view.categories[box.item]])
+        counts = Counter(shares_of(view, box.item))
         title, (result, *_) = title_of(node), node.outputs
-        lines = [short_name(node), f"{result.type}, {size_text(result.type.nbytes)}"]
+        lines = [short_name(node), f"{result.type}, {binary_size(result.type.nbytes)}"]
         tip = f"{', '.join(map(str, node.outputs))}\n{node.scope}"
     drawing.rect(box.x, box.y, box.width, box.height, "card", tip, rx="6")
     y = box.y + 5

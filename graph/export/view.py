@@ -95,6 +95,15 @@ def short_name(node: Node) -> str:
     return name
 
 
+def shares_of(view: View, position: int) -> tuple[Category, ...]:
+    """The colours of a node: a fused one also tells whether its results are saved."""
+    category = view.categories[position]
+    results = {view.value_categories[v.name] for v in view.graph.nodes[position].outputs}
+    if Category.SAVED in results - {category}:
+        return Category.SAVED, category
+    return (category,)
+
+
 def saved_bytes(view: View) -> dict[str, int]:
     """Bytes of the saved values by name; a reshape of a saved value takes none of its own."""
     made = producers(view.graph)

@@ -310,6 +310,7 @@ OPS = (
         Cases(_reshape_case, _HEADS, ((1, 1, 1), (3, 2, 5), (64, 20, 128))),
         _reshape_vjp,
         split=by_rows(0, of=1),
+        view=True,
     ),
     OpDef(
         "row_dot",

@@ -104,6 +104,7 @@ class OpDef:
         no_vjp: why there is no `vjp`.
         surrogate: the differentiable stand-in of a step function.
         split: how the op may be run in parallel slices.
+        view: whether the result is the operand's bytes under another type, so that it needs none.
     """
 
     name: str
@@ -114,6 +115,7 @@ class OpDef:
     no_vjp: str = ""
     surrogate: Surrogate | None = None
     split: Split | None = None
+    view: bool = False
 
     def __post_init__(self) -> None:
         if (self.vjp is None) == (not self.no_vjp):

@@ -10,6 +10,7 @@ from ...graph.errors import BitgraphError
 from ...graph.program import Backend, Program
 from ...graph.tensors import Array, HostValue
 from ...passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
+from ...passes.fuse.fuse import Fuse
 from ...passes.lora import Lora
 from ...passes.manager import Pass, PassManager
 from ..adapters.lora import LoraAdapter, check_fits
@@ -127,7 +128,7 @@ class Generator:
             context or config.max_position_embeddings, config.max_position_embeddings
         )
         self._embedding = embedding_dtype(weights)
-        self._passes = _passes(None)
+        self._passes = generation_passes(config, None)
         self._programs: dict[tuple[int, bool], Program] = {}
         self._cached: list[int] = []
         backend.load(graph_weights(config, weights))
@@ -146,7 +147,7 @@ class Generator:
             check_fits(adapter, projection_shapes(self._config))
             adapter = stack([(adapter, 1.0)])
             self._backend.load(adapter.tensors)
-        passes = _passes(adapter)
+        passes = generation_passes(self._config, adapter)
         if passes != self._passes:
             self._passes = passes
             self._programs.clear()
@@ -254,10 +255,16 @@ def _stops(stop_ids: frozenset[int]) -> Array:
     return np.array(ids + [-1] * (STOPS - len(ids)), np.int32)
 
 
-def _passes(adapter: LoraAdapter | None) -> tuple[Pass, ...]:
-    """For a model with an adapter that `stack` made, whose scaling is 1."""
-    cleanup = (MergeCommonSubexpressions(), EliminateDeadCode())
+def generation_passes(config: BitNetConfig, adapter: LoraAdapter | None) -> tuple[Pass, ...]:
+    """From a graph of a model without adapters to the one that is run.
+
+    Raises:
+        BitgraphError: the adapter does not fit the model.
+    """
+    last = (MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
     if adapter is None:
-        return cleanup
-    lora = Lora(rank=adapter.rank, alpha=adapter.alpha, targets=tuple(adapter.modules))
-    return (lora, *cleanup)
+        return last
+    check_fits(adapter, projection_shapes(config))
+    alpha = adapter.scaling * adapter.rank
+    modules = {name.rsplit(".lora_", 1)[0] for name in adapter.tensors}
+    return (Lora(rank=adapter.rank, alpha=alpha, targets=tuple(sorted(modules))), *last)

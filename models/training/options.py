@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 
 from ...graph.errors import BitgraphError
+from ...graph.sizes import parse_size
+from ...passes.checkpoint.checkpoint import UNLIMITED, Checkpoint
 from ...passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
 from ...passes.fuse.fuse import Fuse
 from ...passes.grad import Grad
@@ -30,6 +32,7 @@ class TrainingOptions:
         seed: of the adapter's first values and of the order of examples.
         max_grad_norm: gradients are clipped to this global norm, 0 for no clipping.
         weight_decay: AdamW's.
+        memory_budget: of a step on the device, as in 6GiB; empty for what the device has.
 
     Raises:
         BitgraphError: an option is out of its range.
@@ -47,6 +50,7 @@ class TrainingOptions:
     seed: int = 0
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
+    memory_budget: str = ""
 
     def __post_init__(self) -> None:
         for name in ("rank", "epochs", "batch_size"):
@@ -55,6 +59,8 @@ class TrainingOptions:
             value = getattr(self, name)
             self._expect(name, math.isfinite(value) and value >= 0, "must not be negative or nan")
         self._expect("alpha", math.isfinite(self.alpha) and self.alpha > 0, "must be positive")
+        if self.memory_budget:
+            parse_size(self.memory_budget)
         self._expect("max_seq_len", self.max_seq_len >= 2, "must be at least 2")
         self._expect("targets", bool(self.targets), "must name at least one module")
         for target in self.targets:
@@ -73,11 +79,15 @@ class TrainingOptions:
         """The pass that adds the adapters."""
         return Lora(rank=self.rank, alpha=self.alpha, targets=self.targets)
 
-    def training_passes(self) -> tuple[Pass, ...]:
-        """From the graph of the loss to that of a whole step."""
+    def joint_passes(self) -> tuple[Pass, ...]:
+        """From the graph of the loss to that of a whole step, which saves all that it can."""
         optimizer = AdamW(weight_decay=self.weight_decay, max_norm=self.max_grad_norm)
         cleanup = (MergeCommonSubexpressions(), EliminateDeadCode())
-        return (self.lora(), Grad(), optimizer, *cleanup, Fuse())
+        return (self.lora(), Grad(), optimizer, *cleanup)
+
+    def training_passes(self, checkpoint: Checkpoint = UNLIMITED) -> tuple[Pass, ...]:
+        """From the graph of the loss to that of a whole step as it runs."""
+        return (*self.joint_passes(), checkpoint, Fuse())
 
     def evaluation_passes(self) -> tuple[Pass, ...]:
         """From the graph of the loss to that of the adapted model's loss."""

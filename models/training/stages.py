@@ -3,18 +3,16 @@
 from dataclasses import replace
 from typing import Final
 
-from ...graph.errors import BitgraphError
 from ...graph.ir import Graph
 from ...graph.types import DType
+from ...passes.checkpoint.checkpoint import UNLIMITED, Checkpoint
+from ...passes.fuse.fuse import Fuse
 from ...passes.manager import PassManager
 from ..bitnet.config import BitNetConfig
 from ..bitnet.forward import loss_graph
 from .options import TrainingOptions
 
 STAGES: Final = ("forward", "joint", "checkpointed", "fused", "schedule")
-
-_MADE_BY: Final = {"checkpointed": "checkpoint", "fused": "fuse"}
-"""Stages that stand behind a pass of their own."""
 
 
 def stage_graph(
@@ -23,29 +21,26 @@ def stage_graph(
     tokens: int,
     stage: str,
     embedding: DType = DType.F16,
+    checkpoint: Checkpoint = UNLIMITED,
 ) -> Graph:
-    """A training step at a stage, for a batch of so many tokens.
+    """A training step at one of `STAGES`, for a batch of so many tokens.
 
-    `forward` is the loss alone, `joint` the whole step before memory and speed are looked at, and
-    `schedule` the graph that a device is given.
+    `forward` is the loss alone, `joint` the whole step before memory and speed are looked at,
+    `checkpointed` and `fused` are after the passes of these names, and `schedule` is the graph that
+    a device is given.
 
     Raises:
-        BitgraphError: no pass makes the stage.
+        BitgraphError: the step does not fit the budget of `checkpoint`.
     """
     graph = loss_graph(config, tokens, embedding)
     graph = replace(graph, outputs=(graph.output("loss"),))
-    passes = options.training_passes()
+    passes = options.training_passes(checkpoint)
     names = [step.name for step in passes]
-    if stage == "forward":
-        count = 0
-    elif stage == "joint":
-        count = next((k for k, name in enumerate(names) if name in _MADE_BY.values()), len(names))
-    elif stage == "schedule":
-        count = len(names)
-    elif _MADE_BY[stage] in names:
-        count = names.index(_MADE_BY[stage]) + 1
-    else:
-        raise BitgraphError(
-            f"there is no stage '{stage}' yet: no pass makes it; choose forward, joint or schedule"
-        )
-    return PassManager(passes[:count]).run(graph)
+    counts = {
+        "forward": 0,
+        "joint": len(options.joint_passes()),
+        "checkpointed": names.index(Checkpoint.name) + 1,
+        "fused": names.index(Fuse.name) + 1,
+        "schedule": len(passes),
+    }
+    return PassManager(passes[: counts[stage]]).run(graph)

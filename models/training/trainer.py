@@ -10,10 +10,14 @@ from itertools import islice
 import numpy as np
 
 from ...graph.errors import BitgraphError
-from ...graph.ir import Graph
+from ...graph.ir import Graph, Node
 from ...graph.program import ArenaUse, Backend, Pending, Program
+from ...graph.sizes import parse_size
 from ...graph.tensors import Array, HostValue
-from ...passes.manager import Pass, PassManager
+from ...passes.checkpoint.checkpoint import UNLIMITED, BudgetError, Checkpoint
+from ...passes.checkpoint.costs import NOMINAL, CostTable
+from ...passes.checkpoint.report import Report, report
+from ...passes.manager import PassManager
 from ...passes.optimizer import initial_state
 from ..adapters.lora import LoraAdapter, initial_tensors
 from ..bitnet.config import BitNetConfig, projection_shapes
@@ -28,8 +32,11 @@ WINDOW = 32
 BUCKET = 128
 """Token counts are rounded up to a multiple of this, so that few programs serve all batches."""
 
-OnStage = Callable[[int, str, object], None]
-"""Called with the number, the name and a printable form of each stage of compilation."""
+_STEPS_DOWN = 256
+"""A plan that exceeds the budget is made smaller by one part in so many of it at least."""
+
+OnStage = Callable[[int, str, object, float], None]
+"""Called with number, name, a printable form and seconds of each stage of compilation."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Trainer:
 
     Attributes:
         options: of the run.
+        costs: of nodes, measured or estimated.
         steps_done: number of the last step that was begun and did not fail.
         num_parameters: trained ones.
     """
@@ -73,6 +81,7 @@ class Trainer:
         backend: Backend,
         options: TrainingOptions,
         on_stage: OnStage | None = None,
+        costs: CostTable = NOMINAL,
         bucket: int = BUCKET,
     ) -> None:
         """Load the weights and the initial adapters.
@@ -84,6 +93,7 @@ class Trainer:
             options: of the run.
             on_stage: sees the graph after every pass of the first training program, and its
                 schedule.
+            costs: of nodes, which decide what is recomputed where memory is short.
             bucket: token counts are rounded up to a multiple of this.
 
         Raises:
@@ -98,9 +108,11 @@ class Trainer:
         self._config = config
         self._backend = backend
         self._on_stage = on_stage
+        self.costs = costs
         self._bucket = bucket
         self._embedding = embedding_dtype(weights)
         self._programs: dict[tuple[str, int], Program] = {}
+        self._reports: dict[int, Report] = {}
         self.steps_done = 0
         self.num_parameters = 0
         backend.load(graph_weights(config, weights))
@@ -139,6 +151,18 @@ class Trainer:
             total += float(np.sum(results["nll"], dtype=np.float64))
             count += batch.supervised_tokens
         return total / max(count, 1)
+
+    def profile(self, batch: TokenBatch) -> list[tuple[Node, float]]:
+        """The nodes of a step that computes nothing twice, and the seconds that each takes.
+
+        The adapters are changed by it.
+        """
+        graph = loss_graph(self._config, batch.tokens.size, self._embedding)
+        graph = replace(graph, outputs=(graph.output("loss"),))
+        joint = PassManager(self.options.joint_passes()).run(graph)
+        seconds = self._backend.profile(joint, step_inputs(batch, 1, self.options.lr))
+        made = ((node, node.outputs[0].name) for node in joint.nodes)
+        return [(node, seconds[name]) for node, name in made if name in seconds]
 
     def adapter(self, base_model: str) -> LoraAdapter:
         """The adapters as they are now."""
@@ -223,30 +247,102 @@ class Trainer:
         """What of it the values within a step share."""
         return self._largest(examples).arenas
 
+    def report(self, examples: Sequence[Example]) -> Report:
+        """What the step of the largest batch saves and computes again."""
+        self._largest(examples)
+        return self._reports[self._most_tokens(examples)]
+
     def _largest(self, examples: Sequence[Example]) -> Program:
+        return self._program("train", self._most_tokens(examples))
+
+    def _most_tokens(self, examples: Sequence[Example]) -> int:
+        """Tokens of the largest batch that these examples can make."""
         most = sorted((example.tokens.size for example in examples), reverse=True)
         tokens = sum(most[: self.options.batch_size])
-        return self._program("train", -(-tokens // self._bucket) * self._bucket)
+        return -(-tokens // self._bucket) * self._bucket
 
     def _program(self, purpose: str, tokens: int) -> Program:
         key = (purpose, tokens)
         if key not in self._programs:
             graph = loss_graph(self._config, tokens, self._embedding)
-            compile_for = self._compile_training if purpose == "train" else self._compile_evaluation
-            self._programs[key] = compile_for(graph)
+            if purpose == "train":
+                self._programs[key], self._reports[tokens] = self._compile_training(graph)
+            else:
+                self._programs[key] = self._compile_evaluation(graph)
         return self._programs[key]
 
     def _compile_evaluation(self, graph: Graph) -> Program:
         return self._backend.compile(PassManager(self.options.evaluation_passes()).run(graph))
 
-    def _compile_training(self, graph: Graph) -> Program:
+    def _compile_training(self, graph: Graph) -> tuple[Program, Report]:
+        """The program of a step within the memory budget, and what it saves.
+
+        A plan takes somewhat more than the pass foresees, for gaps and for the inputs of many
+        steps. So the pass runs where a plan exceeds the budget, and is told how much more it was.
+
+        Raises:
+            BudgetError: nothing fits the budget.
+        """
         graph = replace(graph, outputs=(graph.output("loss"),))
-        passes: Sequence[Pass] = self.options.training_passes()
+        budget = self._memory_budget()
+        found = self._compile_with(UNLIMITED, graph)
+        reserve = 0
+        while budget and found.taken > parse_size(budget):
+            least = reserve + parse_size(budget) // _STEPS_DOWN if reserve else 0
+            reserve = max(found.taken - found.report.peak, least)
+            checkpoint = Checkpoint(budget, self.costs, self._backend.footprint, reserve)
+            try:
+                found = self._compile_with(checkpoint, graph)
+            except BudgetError as error:
+                found = self._compile_smallest(checkpoint, graph, error.smallest)
         on_stage, self._on_stage = self._on_stage, None
-        program = self._backend.compile(PassManager(passes, on_stage).run(graph))
         if on_stage is not None:
-            on_stage(len(passes) + 1, "schedule", program.schedule)
-        return program
+            for stage in found.stages:
+                on_stage(*stage)
+        return found.program, found.report
+
+    def _compile_smallest(self, checkpoint: Checkpoint, graph: Graph, size: int) -> "_Compiled":
+        """The step that saves least, whose plan may fit although it was not foreseen.
+
+        Raises:
+            BudgetError: it does not; what it takes is the smallest budget.
+        """
+        found = self._compile_with(replace(checkpoint, budget=f"{size}B"), graph)
+        if found.taken > parse_size(checkpoint.budget):
+            raise BudgetError(checkpoint.budget, graph.name, found.taken)
+        return found
+
+    def _compile_with(self, checkpoint: Checkpoint, graph: Graph) -> "_Compiled":
+        stages: list[tuple[int, str, object, float]] = []
+        clock = _Clock()
+        passes = self.options.training_passes(checkpoint)
+        manager = PassManager(passes, lambda *stage: stages.append((*stage, clock.lap())))
+        final = manager.run(graph)
+        program = self._backend.compile(final)
+        stages.append((len(stages), "schedule", program.schedule, clock.lap()))
+        saving = next(s for _, name, s, _ in stages if name == checkpoint.name)
+        assert isinstance(saving, Graph)
+        found = report(saving, self.costs, self._backend.footprint)
+        return _Compiled(program, found, stages)
+
+    def _memory_budget(self) -> str:
+        """What the options say, or what the device has."""
+        memory = self._backend.memory
+        return self.options.memory_budget or (f"{memory >> 20}MiB" if memory is not None else "")
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """A program, what it saves, and the stages that led to it."""
+
+    program: Program
+    report: Report
+    stages: list[tuple[int, str, object, float]]
+
+    @property
+    def taken(self) -> int:
+        """Bytes of a step: as planned, or as foreseen where nothing is planned."""
+        return self.program.device_bytes or self.report.peak
 
 
 @dataclass(frozen=True)

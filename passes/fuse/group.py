@@ -68,12 +68,9 @@ class Regrouping:
         """Why nodes cannot become one, in one sentence; empty if they can.
 
         The new node would need a value that depends on it (a path leaves the group and comes
-        back), or a value that is needed outside would be lost.
+        back), a value that is needed outside would be lost, or none is needed at all.
         """
-        for value in needed:
-            if value not in results:
-                return f"{value} is needed outside, but the fused node does not give it"
-        found = self._window(nodes)
+        found = self._window(nodes, results, needed)
         return found if isinstance(found, str) else ""
 
     def fuse(
@@ -88,10 +85,9 @@ class Regrouping:
         Raises:
             GraphError: there is an `obstacle`.
         """
-        obstacle = self.obstacle(nodes, results, needed)
-        window = self._window(nodes)
-        if obstacle or isinstance(window, str):
-            raise GraphError(f"{pattern}: {obstacle}")
+        window = self._window(nodes, results, needed)
+        if isinstance(window, str):
+            raise GraphError(f"{pattern}: {window}")
         fused = fused_node(pattern, nodes, results)
         rest = (*window.before, fused, *window.after)
         for node in nodes:
@@ -100,7 +96,14 @@ class Regrouping:
         self._nodes[window.begin : window.end] = (*rest, *padding)
         self._place.update((key(node), k) for k, node in enumerate(rest, window.begin))
 
-    def _window(self, nodes: tuple[Node, ...]) -> _Window | str:
+    def _window(
+        self, nodes: tuple[Node, ...], results: tuple[Value, ...], needed: tuple[Value, ...]
+    ) -> _Window | str:
+        for value in needed:
+            if value not in results:
+                return f"{value} is needed outside, but the fused node does not give it"
+        if not results:
+            return "nothing needs what the group gives"
         members = {key(node) for node in nodes}
         places = [self._place[name] for name in members]
         begin, end = min(places), max(places) + 1

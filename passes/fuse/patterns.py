@@ -104,10 +104,26 @@ ROW_PATTERNS = (
 )
 """Groups that treat every row alike: a workgroup a row, which stays in registers."""
 
+ATTENTION_GRAD_ROPE = Pattern(
+    "attention_grad_rope",
+    """
+    dq, dk, dv = attention_grad(q, k, v, lse, delta, dout, first, last)
+    dq_turned  = rope(dq, table)
+    dk_turned  = rope(dk, table)
+    """,
+)
+"""Gradients for rotated queries and keys, turned back where they are written."""
+
 PRODUCTS = (ProductGradients(), WeightGradients(), Product(), LowProducts())
 """Groups around matrix products, which take the sums before and behind them."""
 
 ELEMENTWISE = ElementwiseChains("elementwise")
 """Whatever element-wise nodes are left, on whatever shapes."""
 
-PATTERNS: tuple[Finder, ...] = (*PRODUCTS, *ROW_PATTERNS, ELEMENTWISE, Updates())
+PATTERNS: tuple[Finder, ...] = (
+    ATTENTION_GRAD_ROPE,
+    *PRODUCTS,
+    *ROW_PATTERNS,
+    ELEMENTWISE,
+    Updates(),
+)

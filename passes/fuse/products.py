@@ -3,7 +3,7 @@
 What each finder gives, with its kernels in mind:
 
 - ``low_products``: ``s x A^T`` for all adapters that read the same x;
-- ``product``: a ternary product, ``low B^T`` added to it, and a residual added to both;
+- ``product``: a ternary product, ``low B^T`` added to it, and a residual added or heads rotated;
 - ``product_gradients``: the cotangent of an x that several projections read, one sum over them of
   ``dy W + (s dy B) A``;
 - ``weight_gradients``: the gradients of all A and B that belong to the same x.
@@ -80,16 +80,27 @@ class LowProducts:
 
 
 class Product:
-    """``y = ternary_matmul(x, w)`` with what is added to it: an adapter's part, a residual."""
+    """``ternary_matmul(x, w)`` with what follows: an adapter's part, a residual, a rotation."""
 
     name = "product"
 
     def find(self, view: View) -> Iterator[tuple[Node, ...]]:
-        """One group for each product to which something is added."""
+        """One group for each product to which something is done."""
         for node in view.graph.nodes:
-            group = list(_with_sums(view, node)) if node.op == "ternary_matmul" else []
-            if len(group) > 1:
-                yield tuple(group)
+            if node.op == "ternary_matmul":
+                group = tuple(_with_sums(view, node))
+                group += _rotation(view, group[-1])
+                if len(group) > 1:
+                    yield group
+
+
+def _rotation(view: View, product: Node) -> tuple[Node, ...]:
+    """The nodes that take a product apart into heads and rotate them, if these do."""
+    heads = only_user(view, product)
+    if heads is None or heads.op != "reshape":
+        return ()
+    rope = only_user(view, heads)
+    return () if rope is None or rope.op != "rope" else (heads, rope)
 
 
 def _with_sums(view: View, product: Node) -> Iterator[Node]:
@@ -243,7 +254,9 @@ def _other(total: Node, node: Node) -> Value:
 
 
 def _is_up(node: Node) -> bool:
-    return _is_plain_matmul(node) and bool(node.attributes["transpose_b"])
+    if not _is_plain_matmul(node) or not node.attributes["transpose_b"]:
+        return False
+    return node.inputs[0].type.shape[1] <= NARROW
 
 
 def _chunks(group: list[Node], most: int) -> Iterator[tuple[Node, ...]]:

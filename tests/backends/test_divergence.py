@@ -22,6 +22,7 @@ from bitgraph.graph.tensors import HostValue, Quantized
 from bitgraph.graph.types import GraphError, tensor
 from bitgraph.models.training.sample import sample_state
 from bitgraph.passes.cleanup import MergeCommonSubexpressions
+from bitgraph.passes.fuse.fuse import Fuse
 from graphs import read, training_graph
 from tiny_model import batch_values, model_values, random_batch
 
@@ -171,6 +172,27 @@ def test_a_pass_that_changes_a_node() -> None:
     assert report.wrong is not None
     assert (report.wrong.position, report.wrong.node) == (scales[2], nodes[scales[2]])
     assert report.wrong_ops == {"scale": 2}
+
+
+def test_a_wrong_fused_node() -> None:
+    """Results of a fused node are held against those of the nodes that it replaced."""
+    graph, _ = step()
+    fused = Fuse()(graph)
+    report = both(graph, fused, exact=False)
+    assert (report.wrong, report.drifted) == (None, None)
+    assert report.compared == sum(len(node.outputs) for node in fused.nodes)
+    place, node = next(
+        (k, node)
+        for k, node in enumerate(fused.nodes)
+        if node.op == "fused" and "squared_relu(" in node.attributes["body"]
+    )
+    body = node.attributes["body"].replace("squared_relu(", "relu(")
+    attrs = sorted_attrs({**node.attributes, "body": body})
+    nodes = (*fused.nodes[:place], replace(node, attrs=attrs), *fused.nodes[place + 1 :])
+    report = both(graph, replace(fused, nodes=nodes), exact=False)
+    assert report.wrong is not None
+    assert report.wrong.position == place
+    assert report.wrong_ops == {f"fused {node.attributes['pattern']}": 1}
 
 
 def test_a_wrong_node_of_new_values_is_seen_at_the_next_known_value() -> None:

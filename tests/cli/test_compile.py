@@ -38,7 +38,7 @@ def test_what_is_printed_is_what_the_texts_hold(bitgraph, tmp_path):
     assert [line.rstrip() for line in printed.splitlines()[: len(timing)]] == timing
     (path,) = tmp_path.glob("*schedule.txt")
     schedule = path.read_text()
-    dispatches = len(re.findall(r"^  \w+<", schedule, re.M))
+    dispatches = len(re.findall(r" groups=\d+x\d+x\d+ @", schedule))
     barriers = len(re.findall(r"^  barrier$", schedule, re.M))
     assert f"\n{dispatches:,} dispatches, {barriers:,} barriers\n" in printed
     arenas = sum(map(int, re.findall(r"^  arena %\w+: (\d+)$", schedule, re.M)))
@@ -65,10 +65,25 @@ def test_tokens_are_a_full_batch_unless_given(bitgraph, tmp_path):
 def test_without_adapters(bitgraph, tmp_path):
     options = ("--preset", "tiny", "--limits", "h100", "--stage", "decode", "--context", 32)
     assert bitgraph("compile", *options, "--no-lora", "--dump-passes", tmp_path).code == 0
-    (last,) = tmp_path.glob("*dce.txt")
+    *_, last, _ = sorted(tmp_path.glob("[0-9]*.txt"))
     text = last.read_text()
     assert "lora" not in text
     assert "state %layers.0.self_attn.keys.cache: f32[32,2,32]" in text
+
+
+def test_a_budget_makes_a_step_compute_again(bitgraph, tmp_path):
+    options = ("--preset", "tiny", "--limits", "h100", "--tokens", 512)
+    arenas = []
+    for budget in ("", "8MiB"):
+        given = ("--memory-budget", budget, "--dump-passes", tmp_path / f"dumps{budget}")
+        result = bitgraph("compile", *options, *given)
+        assert result.code == 0, result.err
+        arenas.append(float(re.findall(r"^arenas: ([\d.]+) MiB", result.out, re.M)[0]))
+        (text,) = (
+            path.read_text() for path in (tmp_path / f"dumps{budget}").glob("*checkpoint.txt")
+        )
+        assert ("/recompute" in text) == bool(budget)
+    assert arenas[1] < 8 < arenas[0]
 
 
 @pytest.mark.parametrize(

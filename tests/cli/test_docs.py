@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from bitgraph.passes.fuse.patterns import PATTERNS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,8 +26,9 @@ def commands(page):
                 yield words[1:]
 
 
-def test_the_graph_of_the_architecture_page(bitgraph, tmp_path):
-    page = ROOT / "docs" / "architecture.md"
+@pytest.mark.parametrize("name", ["architecture", "fusion"])
+def test_the_graphs_of_a_page(bitgraph, tmp_path, name):
+    page = ROOT / "docs" / f"{name}.md"
     before, after = (text for text in blocks(page, "text") if text.startswith("graph"))
     ((name, file, *options),) = commands(page)
     path = tmp_path / file
@@ -38,6 +40,7 @@ def test_the_graph_of_the_architecture_page(bitgraph, tmp_path):
 def test_the_commands_of_the_readme(bitgraph, model, data, tmp_path, monkeypatch):
     """In their order, as a newcomer would run them; without what takes a GPU or a gigabyte."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BITGRAPH_CACHE", str(tmp_path / "cache"))
     shutil.copy(model, "model.gguf")
     for name in ("train.json", "eval.json"):
         shutil.copy(data, name)
@@ -47,7 +50,12 @@ def test_the_commands_of_the_readme(bitgraph, model, data, tmp_path, monkeypatch
             result = bitgraph(*words)
             assert result.code == 0, (words, result.err)
             names.add(words[0])
-    assert names >= {"train", "generate", "inspect", "init", "compile", "opt"}
+    assert names >= {"train", "generate", "inspect", "init", "compile", "opt", "tune"}
+
+
+def test_the_table_of_patterns_is_the_one_that_is_used():
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "fusion.md").read_text(), re.MULTILINE)
+    assert rows == [pattern.name for pattern in PATTERNS]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -46,6 +46,36 @@ def test_the_joint_graph_is_that_of_training(bitgraph, model, tmp_path):
     assert {alias.donated for alias in graph.aliases} >= {"layers.0.mlp.up_proj.lora_A.weight"}
 
 
+def test_the_fused_graph_is_the_joint_one_with_fewer_nodes(bitgraph, tmp_path):
+    joint, fused = tmp_path / "joint.txt", tmp_path / "fused.txt"
+    assert bitgraph("graph", *TINY, "-o", joint).code == 0
+    assert bitgraph("graph", *TINY, "--stage", "fused", "-o", fused).code == 0
+    before, after = parse_graph(joint.read_text()), parse_graph(fused.read_text())
+    assert not any(node.op == "fused" for node in before.nodes)
+    assert any(node.op == "fused" for node in after.nodes)
+    assert before.outputs == after.outputs
+    assert sum(body_size(node) for node in after.nodes) == len(before.nodes)
+
+
+def test_a_budget_shows_what_is_recomputed(bitgraph, tmp_path):
+    out, plain = tmp_path / "step.json", tmp_path / "plain.json"
+    stage = ("--preset", "tiny", "--tokens", 512, "--stage", "checkpointed")
+    assert bitgraph("graph", *stage, "-o", plain).code == 0
+    assert bitgraph("graph", *stage, "--memory-budget", "10MiB", "-o", out).code == 0
+    categories = [
+        {node["category"] for node in json.loads(path.read_text())["nodes"]}
+        for path in (plain, out)
+    ]
+    assert categories[1] - categories[0] == {"recomputed"}
+    said = refusal(bitgraph("graph", *stage, "--memory-budget", "1KiB", "-o", tmp_path / "no.svg"))
+    assert "the smallest that works is" in said
+
+
+def body_size(node):
+    """Nodes that a node stands for."""
+    return len(parse_graph(node.attributes["body"]).nodes) if node.op == "fused" else 1
+
+
 def test_the_forward_graph_has_no_adapters_and_returns_the_loss(bitgraph, tmp_path):
     out = tmp_path / "loss.txt"
     assert bitgraph("graph", *TINY, "--stage", "forward", "-o", out).code == 0
@@ -64,6 +94,14 @@ def test_the_schedule_is_planned_without_a_device(bitgraph, tmp_path):
     titles = {e.text for e in ET.parse(picture).iter() if e.tag.endswith("title")}
     (first, *_) = schedule["spans"][0]["names"]
     assert any(title and title.startswith(first) for title in titles)
+
+
+def test_the_schedule_follows_the_limits(bitgraph, tmp_path):
+    plain, units = tmp_path / "plain.txt", tmp_path / "units.txt"
+    assert bitgraph("graph", *TINY, "--stage", "schedule", "-o", plain).code == 0
+    options = ("--stage", "schedule", "--limits", "h100")
+    assert bitgraph("graph", *TINY, *options, "-o", units).code == 0
+    assert plain.read_text() != units.read_text()
 
 
 def test_a_scope_is_opened(bitgraph, tmp_path):
@@ -107,6 +145,11 @@ def test_a_word_that_is_not_known_is_refused_by_its_option(bitgraph, tmp_path, o
         ((*TINY, "--rank", "0"), "out.svg", "rank (0) must be at least 1"),
         ((*TINY, "--target", "w_proj"), "out.svg", "w_proj"),
         ((*TINY, "--device", "no such GPU", "--stage", "schedule"), "out.svg", "no such GPU"),
+        (
+            (*TINY, "--device", "0", "--limits", "h100", "--stage", "schedule"),
+            "out.svg",
+            "--limits",
+        ),
         (TINY, "missing/out.svg", "missing/out.svg could not be written"),
     ],
 )

@@ -138,10 +138,12 @@ def test_clipping_and_weight_decay_change_the_result(train):
 def test_dumps_hold_a_graph_for_every_pass(train, tmp_path):
     train("run", "--max-steps", 2, "--dump-passes", tmp_path / "dumps")
     assert (tmp_path / "dumps" / "index.html").exists()
-    assert "01-lora" in (tmp_path / "dumps" / "timing.txt").read_text()
+    *_, total = (tmp_path / "dumps" / "timing.txt").read_text().splitlines()
+    assert float(total.split()[1]) > 0
     files = sorted((tmp_path / "dumps").glob("[0-9]*.txt"))
-    names = ["00-input", "01-lora", "02-grad", "03-adamw", "04-cse", "05-dce", "06-fuse"]
-    assert [file.stem for file in files] == [*names, "07-schedule"]
+    passes = ("input", "lora", "grad", "adamw", "cse", "dce", "checkpoint", "fuse")
+    names = [f"{number:02d}-{name}" for number, name in enumerate(passes)]
+    assert [file.stem for file in files] == [*names, "08-schedule"]
     *files, schedule = files
     assert schedule.read_text().startswith("stages @bitnet_loss {\n  sweep of ")
     graphs = [parse_graph(file.read_text()) for file in files]
@@ -188,3 +190,21 @@ def test_names_that_look_like_markup_are_shown_as_they_are(bitgraph, model, data
     )
     assert result.code == 0, result.err
     assert f"written to {out}\n" in result.err
+
+
+def test_a_memory_budget_changes_no_bit_and_is_explained(train, bitgraph, model, data, tmp_path):
+    plain = train("plain", "--max-steps", 3)
+    out = tmp_path / "tight"
+    options = (*QUICK, "--max-steps", 3, "--memory-budget")
+    places = ("--model", model, "--data", data, "--out", out)
+    refused = bitgraph("train", *places, *options, "1KiB")
+    assert refused.code == 2
+    assert "a memory budget of 1KiB is too small" in refused.err
+    assert not (out / WEIGHTS).exists()
+    smallest = refused.err.strip().rsplit(" ", 1)[-1]
+    result = bitgraph("train", *places, *options, smallest)
+    assert result.code == 0, result.err
+    assert "more to compute" in result.err
+    assert "layer 0 saves " in result.err or "layers 0-1 save " in result.err
+    assert (out / WEIGHTS).read_bytes() == (plain / WEIGHTS).read_bytes()
+    assert [step["loss"] for step in steps(out)] == [step["loss"] for step in steps(plain)]

@@ -5,11 +5,16 @@ from dataclasses import replace
 import networkx as nx
 import pytest
 from bitgraph.graph.analysis import (
+    Footprint,
     all_values,
+    input_bytes,
     last_uses,
     leads_to,
+    lifetimes,
+    live_bytes,
     needed_for,
     producers,
+    storage,
     to_networkx,
     users,
 )
@@ -156,3 +161,61 @@ def test_equality_is_by_content() -> None:
     assert replace(again, name="h") != GRAPH
     with pytest.raises(AttributeError):
         again.name = "h"  # type: ignore[misc]
+
+
+MEMORY = read(
+    """
+    graph @g {
+      input %x: f32[4,8]
+      param %w: f32[4,8]
+      %from_input: f32[4,2,4] = reshape(%x) {row=(2, 4)}
+      %a: f32[4,8] = mul(%x, %x)
+      %seen: f32[4,2,4] = reshape(%a) {row=(2, 4)}
+      %again: f32[4,8] = reshape(%seen) {row=(8)}
+      %b: f32[4,8] = relu(%a)
+      %idle: f32[4,8] = relu(%b)
+      %c: f32[4,8] = mul(%b, %again)
+      %d: f32[4,2,4] = mul(%from_input, %from_input)
+      %e: f32[4,8] = add(%c, %w)
+      %f: f32[4,8] = add(%e, %w)
+      return %d, %f -> %w
+    }
+    """
+)
+
+
+def test_views_lie_in_what_they_view_but_not_in_an_input() -> None:
+    home = {name: value.name for name, value in storage(MEMORY).items()}
+    assert home == {
+        "x": "x", "w": "w", "from_input": "from_input", "a": "a", "seen": "a", "again": "a",
+        "b": "b", "idle": "idle", "c": "c", "d": "d", "e": "e", "f": "w",
+    }  # fmt: skip
+
+
+def test_lifetimes_reach_to_the_last_reader_of_a_view() -> None:
+    spans = {life.value.name: (life.begin, life.end) for life in lifetimes(MEMORY)}
+    assert spans == {
+        "from_input": (0, 7),
+        "a": (1, 6),
+        "b": (4, 6),
+        "idle": (5, 5),  # nobody reads it, but it is made
+        "c": (6, 8),
+        "e": (8, 9),
+    }
+
+
+def test_live_bytes_count_operands_and_results() -> None:
+    one = 4 * 8 * 4
+    assert (live_bytes(MEMORY) / one).tolist() == [1, 2, 2, 2, 3, 4, 4, 2, 2, 1]
+    aligned = live_bytes(MEMORY, alignment=256)
+    assert (aligned / 256).tolist() == [1, 2, 2, 2, 3, 4, 4, 2, 2, 1]
+    assert input_bytes(MEMORY) == 2 * one
+
+
+def test_live_bytes_of_kernels_with_scratch_or_in_place() -> None:
+    """Only the last reader gives its place: %a, %b die at %c, and %c dies at %e."""
+    one = 4 * 8 * 4
+    footprint = Footprint(lambda node: 5 * one if node.op == "relu" else 0, frozenset({"mul"}))
+    assert (live_bytes(MEMORY, footprint) / one).tolist() == [1, 2, 2, 2, 8, 9, 3, 2, 2, 1]
+    footprint = Footprint(in_place=frozenset({"add"}))
+    assert (live_bytes(MEMORY, footprint) / one).tolist() == [1, 2, 2, 2, 3, 4, 4, 2, 1, 1]

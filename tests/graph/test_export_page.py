@@ -1,7 +1,6 @@
 """The page in a browser: what it shows, how it answers, and how fast a large model opens."""
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,29 +18,18 @@ from bitgraph.graph.text import parse_graph
 from bitgraph.models.bitnet.presets import preset_config
 from bitgraph.models.training.options import TrainingOptions
 from bitgraph.models.training.stages import stage_graph
+from chromium import FLAGS, executable
 from graphs import training_graph
 from playwright.sync_api import Browser, Page, sync_playwright
 from test_export_view import STEP
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip("needs Chromium: apt install chromium")
+    path = executable()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=path, args=FLAGS, chromium_sandbox=False
+            executable_path=path, args=list(FLAGS), chromium_sandbox=False
         )
         yield browser
         browser.close()

@@ -14,7 +14,14 @@ from bitgraph.graph.export.groups import (
     scopes,
 )
 from bitgraph.graph.export.layout import METRICS, Box, lay_out
-from bitgraph.graph.export.view import Category, Phase, make_view, saved_bytes, short_name
+from bitgraph.graph.export.view import (
+    Category,
+    Phase,
+    make_view,
+    saved_bytes,
+    shares_of,
+    short_name,
+)
 from bitgraph.graph.text import parse_graph
 from bitgraph.graph.types import GraphError
 from graphs import training_graph
@@ -64,6 +71,17 @@ def test_a_reshape_of_a_saved_value_is_counted_once() -> None:
     assert saved_bytes(view) == {"y": 4 * 6 * 4, "h": 4 * 6 * 4, "loss": 4}
     again = STEP.replace("relu(%y) @layers.0/mlp/recompute", "relu(%h) @layers.0/mlp/recompute")
     assert saved_bytes(make_view(parse_graph(again), "joint")) == {"h": 4 * 6 * 4, "loss": 4}
+
+
+def test_a_fused_node_tells_that_its_results_are_saved() -> None:
+    text = STEP.replace(
+        "relu(%y) @layers.0/mlp\n", 'fused(%y) {body="", pattern="p"} @layers.0/mlp\n'
+    )
+    view = make_view(parse_graph(text.replace("reshape(%h) {shape=(2, 12)}", "relu(%h)")), "fused")
+    assert shares_of(view, 2) == (Category.FUSED,)
+    view = make_view(parse_graph(text.replace("(%r, %one)", "(%h, %one)")), "fused")
+    assert shares_of(view, 2) == (Category.SAVED, Category.FUSED)
+    assert shares_of(view, 1) == (Category.SAVED,)
 
 
 def test_nodes_are_grouped_by_phase_and_scope() -> None:

@@ -1,6 +1,6 @@
 """Planted errors are refuted on symbols, and symbols mean what numbers mean.
 
-That every gradient is proved is tests/cli/test_verify.py.
+That every gradient is proved is tests/cli/test_proofs.py.
 """
 
 from dataclasses import replace

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.graph.binary import pack_graph, unpack_graph
-from bitgraph.graph.ir import Graph, Node
+from bitgraph.graph.build import GraphBuilder
+from bitgraph.graph.ir import Alias, Graph, Node, Role
 from bitgraph.graph.ops.fused import FUSED, body_of
 from bitgraph.graph.rewrite import expand_fused, rename
 from bitgraph.graph.text import parse_graph
-from bitgraph.graph.types import GraphError
+from bitgraph.graph.types import GraphError, tensor
 from bitgraph.graph.verify import verify
 from bitgraph.passes.fuse.fuse import Fuse
 from bitgraph.passes.fuse.group import fuse_nodes
@@ -18,6 +19,8 @@ from bitgraph.passes.fuse.pattern import Pattern
 from bitgraph.passes.fuse.patterns import ROW_PATTERNS
 from bitgraph.passes.fuse.view import View
 from graphs import all_graphs, read
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from op_cases import assert_same_bits
 
 NORM = """
@@ -128,6 +131,13 @@ def test_a_lost_value_is_refused() -> None:
         fuse_nodes(graph, "p", ["n", "q"], (q,))
 
 
+def test_what_nothing_needs_is_left_to_dce() -> None:
+    graph = read(CYCLE.replace("return %b", "return %x"))
+    assert Fuse()(graph) == graph
+    with pytest.raises(GraphError, match="nothing needs what the group gives"):
+        fuse_nodes(graph, "p", ["a", "between", "b"])
+
+
 def test_two_groups_that_would_wait_for_each_other_are_not_both_fused() -> None:
     graph = read(
         """
@@ -233,3 +243,38 @@ def test_a_body_that_is_no_graph_is_refused(body: str) -> None:
     attrs = tuple((name, body if name == "body" else value) for name, value in node.attrs)
     with pytest.raises(GraphError, match="the body is no graph"):
         verify(replace(read(NORM), nodes=(replace(node, attrs=attrs),), outputs=node.outputs))
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(st.data())
+def test_a_fused_graph_gives_the_same_bits(data: st.DataObject) -> None:
+    """Whatever hangs together how, what is returned, and when a state's place is taken."""
+    b = GraphBuilder("g")
+    x, y = (b.add_input(name, tensor("f32", 2, 4), Role.INPUT) for name in "xy")
+    state = b.add_input("s", tensor("f32", 2, 4), Role.STATE)
+    weight = b.add_input("w", tensor("f32", 4), Role.WEIGHT)
+    values = [x, y, state]
+    for _ in range(data.draw(st.integers(3, 16))):
+        op = data.draw(st.sampled_from(["add", "mul", "relu", "scale", "rms_norm"]))
+        one, two = (data.draw(st.sampled_from(values)) for _ in range(2))
+        if op == "rms_norm":
+            values.append(b.op(op, one, weight, eps=1e-5))
+        elif op == "scale":
+            values.append(b.op(op, one, factor=0.5))
+        else:
+            values.append(b.op(op, *((one,) if op == "relu" else (one, two))))
+    readers = [k for k, node in enumerate(b.nodes) if state in node.inputs]
+    new = b.nodes[data.draw(st.integers(max(readers, default=0), len(b.nodes) - 1))].outputs[0]
+    others = [v for v in values[3:] if v != new and data.draw(st.booleans())]
+    graph = b.finish((new, *others), (Alias(new.name, "s"),))
+    verify(graph)
+    fused = Fuse()(graph)
+    verify(fused)
+    rng = np.random.default_rng(0)
+    given_ = {
+        i.value.name: rng.standard_normal(i.value.type.shape).astype(np.float32)
+        for i in graph.inputs
+    }
+    got, want = evaluate(fused, given_), evaluate(graph, given_)
+    for name, value in want.items():
+        assert_same_bits(got[name], value)

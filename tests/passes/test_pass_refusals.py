@@ -170,3 +170,38 @@ STAIRCASE = """
 
 def test_promote_needs_a_smooth_graph() -> None:
     check_refused("promote", STAIRCASE, "no float64 form; run the pass surrogate first")
+
+
+# checkpoint
+
+
+LAYER = """
+    graph @step {
+      input %x: f32[64,4]
+      weight %w: f32[64,4]
+      %h: f32[64,64] = matmul(%x, %w) {transpose_b=true} @layers.0
+      %a: f32[64,64] = squared_relu(%h) @layers.0
+      %y: f32[64,4] = matmul(%a, %w) {transpose_b=false} @layers.0
+      %k: f32[64,64] = matmul(%y, %w) {transpose_b=true} @layers.1
+      %b: f32[64,64] = squared_relu(%k) @layers.1
+      %z: f32[64,4] = matmul(%b, %w) {transpose_b=false} @layers.1
+      %loss: f32[] = dot(%z, %z) @loss
+      %dz: f32[64,4] = scale(%z) {factor=2.0} @loss/grad
+      %dwb: f32[64,4] = contract_rows(%b, %dz) @layers.1/grad
+      %dy: f32[64,4] = sub(%y, %dz) @layers.1/grad
+      %dwa: f32[64,4] = contract_rows(%a, %dy) @layers.0/grad
+      return %loss, %dwb, %dwa
+    }
+"""
+
+
+@pytest.mark.parametrize("pipeline", ["checkpoint{budget=1KiB}", 'checkpoint{budget="1 KiB"}'])
+def test_checkpoint_says_the_smallest_budget(pipeline: str) -> None:
+    check_refused(pipeline, LAYER, "is too small for @step; the smallest that works is 35KiB")
+    assert "a.re" in run("checkpoint{budget=35KiB}", LAYER)
+
+
+@pytest.mark.parametrize("scope", ["layers.0/mlp", "mlp"])
+def test_checkpoint_needs_layers_with_a_backward_pass_to_save_for(scope: str) -> None:
+    text = MLP.replace("layers.0/mlp", scope)
+    check_refused("checkpoint{budget=1B}", text, "the smallest that works is")

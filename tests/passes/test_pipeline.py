@@ -12,6 +12,7 @@ from bitgraph.graph.text import parse_graph
 from bitgraph.graph.types import GraphError
 from bitgraph.graph.verify import verify
 from bitgraph.models.bitnet.forward import loss_graph
+from bitgraph.passes.checkpoint.checkpoint import Checkpoint
 from bitgraph.passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
 from bitgraph.passes.grad import Grad
 from bitgraph.passes.lora import Lora
@@ -43,6 +44,8 @@ LOSS = loss_graph(CONFIG, 4)
         ("grad{loss=12.5%}", (Grad("12.5%"),)),
         ("lora{targets=q_proj, rank=2}", (Lora(2, targets=("q_proj",)),)),
         ("adamw{beta1=0, eps=1e-6}", (AdamW(beta1=0.0, eps=1e-6),)),
+        ("checkpoint{budget=64MiB}", (Checkpoint("64MiB"),)),
+        ('checkpoint{budget="1.5 GiB", reserve=3}', (Checkpoint("1.5 GiB", reserve=3),)),
         ("cse,surrogate,promote", (MergeCommonSubexpressions(), Surrogate(), Promote())),
     ],
 )

@@ -351,9 +351,9 @@ def test_equal_chains_share_a_kernel() -> None:
 
 
 def test_a_result_takes_the_place_only_of_what_is_read_by_then() -> None:
-    """The third tensor is read in the loop behind the reduction, after the sum is written."""
-    text = "chain_mmvm__add_0_1__rms_norm_4_2__mul_5_3__4_6"
-    total, product = kernel(text).parameters[-2:]
+    """The sum is written in the second loop, the third tensor read in the third."""
+    chain = "chain_mmvm__add_0_1__rms_norm_4_2__rms_norm_5_2__mul_6_3__4_7"
+    total, product = kernel(chain).parameters[-2:]
     assert total.over == ("v0", "v1")
     assert product.over == ("v0", "v1", "v3")
 

@@ -1,8 +1,6 @@
 """Adapted projections in one node each, on Vulkan against the nodes apart in NumPy."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -18,9 +16,7 @@ from bitgraph.graph.tensors import HostValue
 from bitgraph.graph.types import tensor
 from bitgraph.passes.fuse.fuse import Fuse
 from op_cases import assert_close
-from vulkan_cases import RUNS, device_limits, run_on_device, simulate
-
-Run: TypeAlias = Callable[..., dict[str, HostValue]]
+from vulkan_cases import RUNS, Run, device_limits, run_on_device, simulate
 
 SUMMED = 1e-5
 """Beside the largest element: sums in another order."""
@@ -32,9 +28,10 @@ DOT = frozenset({"integer_dot_product"})
 UNITS = Limits(
     shared_memory=49152,
     bindings=64,
-    features=frozenset({"cooperative_matrix_s8", "cooperative_matrix_f16"}),
+    invocations=1024,
+    features=frozenset({"cooperative_matrix_s8", "cooperative_matrix_f16", "subgroup_shuffle"}),
 )
-FEW = Limits(bindings=7, max_groups=29)
+FEW = Limits(bindings=7, max_groups=29, shared_memory=32768)
 """Members in several dispatches, workgroups in y."""
 
 
@@ -61,8 +58,9 @@ def forward(
     rank: int,
     dtype: str = "q8",
     residual: bool = False,
+    head: int = 0,
 ) -> Graph:
-    """y = w x + B (s A x) [+ residual] for some projections of the same x."""
+    """y = w x + B (s A x) for some projections of the same x, plus a residual or rotated."""
     p = Projections(rows)
     x = p.input("x", "f32", rows, inner)
     codes = x if dtype == "f32" else p.input("codes", "q8", rows, inner)
@@ -76,6 +74,9 @@ def forward(
             results.append(low)
         if residual:
             y = p.b.op("add", p.input(f"r{k}", "f32", rows, out), y)
+        if head:
+            y = p.b.op("reshape", y, row=(out // head, head))
+            y = p.b.op("rope", y, p.input(f"t{k}", "f32", rows, head), inverse=False)
         results.append(y)
     return p.b.finish(tuple(results))
 
@@ -127,6 +128,10 @@ FORWARD = [
     forward(1, 256, (30,), 0, residual=True),
     forward(70, 516, (130,), 5, dtype="f32", residual=True),
     forward(3, 1000, (12, 9), 16, dtype="f32"),
+    forward(1, 128, (64,), 4, head=16),
+    forward(5, 256, (12, 60), 3, head=6),
+    forward(2, 1280, (128,), 0, head=128),
+    forward(37, 256, (96, 24), 16, head=12),
 ]
 BACKWARD = [
     backward(1, 128, (16,), 16),
@@ -188,6 +193,10 @@ ON_UNITS = [
         forward(300, 384, (260,), 40, residual=True),
         forward(2048, 128, (1024, 256), 16),
         forward(130, 256, (128,), 0, residual=True),
+        forward(300, 256, (384, 128), 16, head=128),
+        forward(2048, 128, (1024,), 3, head=128),
+        forward(33, 128, (128,), 0, head=128),
+        forward(70, 128, (128,), 8, head=64),
         backward(9, 128, (32,), 1),
         backward(300, 384, (640, 128, 128), 16, added=True),
         backward(2048, 1024, (64, 96), 8),
@@ -204,6 +213,8 @@ def test_matrix_units_planned(graph: Graph) -> None:
     names = kernels_of(fused, UNITS)
     assert any(name.startswith(("ternary_matmul_cm", "ternary_matmul_t_cm")) for name in names)
     assert not {"add", "scale", "sum_parts"} & set(names)
+    heads = [n.inputs[0].type.shape[2] for n in graph.nodes if n.op == "rope"]
+    assert names.count("rope") == sum(head != 128 for head in heads)
     for seed in range(2):
         assert_right(graph, simulate(fused, values, UNITS, seed), values)
 
@@ -224,8 +235,7 @@ def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
         [
             "thin_matmul+3",
             "thin_matmul+across+power+3",
-            "ternary_matmul_t_cm+low",
-            *["ternary_matmul_t_cm+low+added"] * 2,
+            "ternary_matmul_t_cm+low+3",
             "thin_contract+6",
         ]
     )
@@ -260,10 +270,14 @@ VARIANTS = [
             "ternary_matvec_dot",
             "ternary_matmul_t",
             "ternary_matmul_t_cm",
+            "ternary_matmul_t_cm+3",
         )
-        for options in ("+low", "+added", "+low+added")
+        for options in ("", "+low", "+added", "+low+added")
     ),
-    *(f"{name}{members}" for name in MEANINGS for members in ("", "+1", "+3")),
+    *(f"{name}{members}" for name in MEANINGS for members in ("", "+3")),
+    *(f"ternary_matvec{dot}{low}+rotated" for dot in ("", "_dot") for low in ("", "+low")),
+    "ternary_matmul_cm+rotated",
+    "ternary_matmul_cm+low+rotated",
     "thin_matmul+power+2",
     "thin_matmul+across+power+2",
 ]
@@ -285,3 +299,18 @@ def test_kernels_are_what_their_heads_say(target: str) -> None:
         for binding, parameter in zip(interface.bindings, record.parameters, strict=True):
             assert binding.readable == (parameter.access is not Access.WRITE), name
             assert binding.writable == (parameter.access is not Access.READ), name
+
+
+@pytest.mark.parametrize("limits", [PLAIN, UNITS], ids=["plain", "units"])
+def test_what_is_multiplied_and_added_keeps_its_place(limits: Limits) -> None:
+    """A sum must not be written over an operand that other workgroups still multiply."""
+    b = GraphBuilder("twice")
+    dy = b.op("silu", b.add_input("dy", tensor("f32", 140, 128), Role.INPUT))
+    w = b.add_input("w", tensor("t2", 128, 128), Role.WEIGHT)
+    total = b.op("silu", b.op("add", b.op("ternary_matmul_t", dy, w), dy))
+    graph = b.finish((total,))
+    values = drawn(graph)
+    fused = Fuse()(graph)
+    assert "product_gradients" in {n.attributes.get("pattern") for n in fused.nodes}
+    for seed in range(3):
+        assert_right(graph, simulate(fused, values, limits, seed), values)

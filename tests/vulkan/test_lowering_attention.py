@@ -7,11 +7,15 @@ import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.backends.vulkan.plan import make_plan
+from bitgraph.graph.build import GraphBuilder
 from bitgraph.graph.errors import BitgraphError
+from bitgraph.graph.ir import Graph, Role
 from bitgraph.graph.ops import OPS
 from bitgraph.graph.ops.draws import constant, operand
 from bitgraph.graph.ops.record import Case, OpDef
 from bitgraph.graph.tensors import Array
+from bitgraph.graph.types import tensor
+from bitgraph.passes.fuse.fuse import Fuse
 from op_cases import assert_close, fixed_cases, one_op_graph
 from vulkan_cases import RUNS, Run, values_of
 
@@ -118,3 +122,39 @@ def test_heads_too_wide_are_refused() -> None:
     graph = one_op_graph(ATTENTION, case_of(ATTENTION, 9, 9, 1, 1, 1024, "causal"))
     with pytest.raises(BitgraphError, match="heads of width 1024 are too wide"):
         make_plan(graph, LARGE)
+
+
+def rotated(case: Case) -> Graph:
+    """The gradient of attention to queries and keys that were rotated, turned back."""
+    b = GraphBuilder("rotated")
+    operands = [b.add_input(f"x{k}", x.type, Role.INPUT) for k, x in enumerate(case.operands)]
+    rows, _, width = operands[0].type.shape
+    table = b.add_input("table", tensor("f32", rows, width), Role.INPUT)
+    dq, dk, dv = b.ops("attention_grad", *operands)
+    dq, dk = (b.op("rope", x, table, inverse=True) for x in (dq, dk))
+    return b.finish((dq, dk, dv))
+
+
+@pytest.mark.parametrize("limits", [SMALL, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    ("rows", "group", "kv_heads", "width", "together"),
+    [(37, 2, 2, 128, True), (70, 1, 3, 64, False), (5, 4, 1, 32, False)],
+)
+def test_gradients_turned_back(
+    rows: int, group: int, kv_heads: int, width: int, together: bool, run: Run, limits: Limits
+) -> None:
+    case = case_of(GRAD, rows, rows, group, kv_heads, width, "examples")
+    graph = rotated(case)
+    values = dict(
+        zip((f"x{k}" for k in range(8)), case.draw(np.random.default_rng(0)), strict=True)
+    )
+    angles = np.random.default_rng(1).uniform(0, 6, (rows, width // 2))
+    values["table"] = np.concatenate([np.cos(angles), np.sin(angles)], axis=1, dtype=np.float32)
+    fused = Fuse()(graph)
+    assert [node.attributes["pattern"] for node in fused.nodes] == ["attention_grad_rope"]
+    outputs = run(fused, values, limits)
+    for name, want in evaluate(graph, values).items():
+        assert_close(outputs[name], want, TOLERANCE)
+    kernels = {dispatch.kernel for dispatch in make_plan(fused, limits).schedule.dispatches}
+    assert ("rope" not in kernels) == (together or (width == 64 and limits is SMALL))

@@ -16,10 +16,12 @@ from bitgraph.backends.vulkan.memory import (
 from bitgraph.backends.vulkan.plan import Plan, make_plan
 from bitgraph.backends.vulkan.runner import run_commands, run_plan
 from bitgraph.backends.vulkan.schedule import Access, Barrier, Binding, Command, Dispatch, Slice
-from bitgraph.backends.vulkan.window import CURSOR, log_of, window_of, with_window
+from bitgraph.backends.vulkan.window import CURSOR, log_of, window_of, window_steps, with_window
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Graph, Role
 from bitgraph.graph.tensors import HostValue
+from bitgraph.models.bitnet.forward import decode_graph, logits_graph, loss_graph
+from bitgraph.models.bitnet.presets import preset_config
 from bitgraph.passes.fuse.fuse import Fuse
 from graphs import all_graphs, training_graph
 from hypothesis import given
@@ -208,6 +210,14 @@ def test_a_window_feeds_steps_and_keeps_their_results() -> None:
         log = memory[log_of(logits.name)].view(np.float32).reshape(3, *logits.type.shape)
         assert nearly(log[step], wanted)
     assert memory[CURSOR].view(np.int32).tolist() == [3]
+
+
+def test_a_large_cache_leaves_the_window_as_long_as_it_is() -> None:
+    """A cache stays where it is: only what moves from step to step takes room in a window."""
+    config = preset_config("2b-4t")
+    assert window_steps(decode_graph(config, 4096)) == window_steps(decode_graph(config, 16)) == 64
+    assert window_steps(loss_graph(config, 2048)) == 64
+    assert window_steps(logits_graph(config, 64)) == 1
 
 
 def test_a_schedule_prints() -> None:

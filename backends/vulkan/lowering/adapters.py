@@ -2,14 +2,27 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ....graph.ir import Node, Value
 from ....graph.ops.fused import expanded
 from ....graph.tensors import HostValue
 from ....graph.types import tensor
 from ....passes.fuse.products import Low, Through, low_of, through_products
+from ..limits import Limits
+from ..variants import with_members
 from .calls import Lowering, Meaning, Rule, fused_rule, groups_for
-from .linear import FEW_ROWS, Extras, halves_tile, row_powers, ternary_product, ternary_product_t
+from .linear import (
+    FEW_ROWS,
+    Backward,
+    Extras,
+    halves_tile,
+    rotates,
+    row_power,
+    row_powers,
+    ternary_product,
+    ternary_products_t,
+)
 from .meanings import arrays
 from .tiles import WORKGROUP
 
@@ -39,7 +52,16 @@ def _product(lowering: Lowering, node: Node) -> None:
     low, weight = (None, None) if up is None else up.inputs
     x, w = product.inputs
     extras = Extras(low, weight, _taken_in(nodes, made))
-    ternary_product(lowering, x, w, node.outputs[0], extras)
+    *_, last = nodes
+    if last.op == "rope" and rotates(lowering, x, w, last):
+        extras = replace(extras, table=last.inputs[1])
+        ternary_product(lowering, x, w, last.outputs[0], extras)
+        return
+    rotation = tuple(inner for inner in nodes if inner.op in ("reshape", "rope"))
+    y = rotation[0].inputs[0] if rotation else node.outputs[0]
+    ternary_product(lowering, x, w, y, extras)
+    for inner in rotation:
+        lowering.lower(inner)
 
 
 def _product_gradients(lowering: Lowering, node: Node) -> None:
@@ -49,13 +71,13 @@ def _product_gradients(lowering: Lowering, node: Node) -> None:
     assert members is not None, "the pattern's finder sees to that"
     powers = _narrow(lowering, members, made)
     (result,) = (value for value in node.outputs if made[value.name].op == "add")
-    total = _taken_in(nodes, {value for inner in nodes for value in inner.outputs})
+    terms: list[Backward] = []
     for member in members:
         x, w = member.product.inputs
-        y = result if member is members[-1] else lowering.scratch(result.type)
         low = None if member.low is None else member.low.result
-        ternary_product_t(lowering, x, w, y, Extras(low, member.weight, total), powers[x])
-        total = y
+        terms.append(Backward(x, w, powers[x], low, member.weight))
+    added = _taken_in(nodes, {value for inner in nodes for value in inner.outputs})
+    ternary_products_t(lowering, terms, result, added)
 
 
 def _taken_in(nodes: Sequence[Node], made: set[Value]) -> Value | None:
@@ -72,19 +94,15 @@ def _narrow(
     alike: dict[object, list[Low]] = {}
     for member in members:
         x, w = member.product.inputs
-        low = member.low
-        wanted = halves_tile(lowering, x, w) is not None
-        powers[x] = lowering.scratch(tensor("f32", x.type.shape[0])) if wanted else None
+        low, wanted = member.low, halves_tile(lowering, x, w) is not None
         if low is not None and _binds(lowering, x, low.weight):
             alike.setdefault((low.factor, low.result.type, wanted), []).append(low)
+            powers[x] = lowering.scratch(tensor("f32", x.type.shape[0])) if wanted else None
             continue
         if low is not None:
             lowering.lower(low.product)
             lowering.lower(made[low.result.name])
-        if (power := powers[x]) is not None:
-            rows, inner = x.type.shape
-            groups = groups_for(rows, 1, lowering.limits)
-            lowering.call("row_power", groups, {"ROWS": rows, "COLUMNS": inner}, x=x, y=power)
+        powers[x] = row_power(lowering, x) if wanted else None
     for lows in alike.values():
         most = lowering.limits.bindings // 4
         for begin in range(0, len(lows), most):
@@ -118,8 +136,8 @@ def _thin_matmul(lowering: Lowering, lows: Sequence[Low], powers: Sequence[Value
         operands |= {f"{name}{number}": value for name, value in named.items()}
         constants[f"INNER{number}"] = low.x.type.shape[1]
     operands |= {f"power{number}": power for number, power in enumerate(powers)}
-    several = f"{kernel}+{len(lows)}"
-    lowering.call(several, groups_for(groups, 1, lowering.limits), constants, **operands)
+    kernel = with_members(kernel, len(lows))
+    lowering.call(kernel, groups_for(groups, 1, lowering.limits), constants, **operands)
 
 
 def _weight_gradients(lowering: Lowering, node: Node) -> None:
@@ -146,13 +164,18 @@ def _thin_contract(lowering: Lowering, nodes: Sequence[Node]) -> None:
         constants |= {f"ROWS{number}": rows, f"COLUMNS{number}": columns}
         tiles += math.ceil(rows / _TILE) * math.ceil(columns / _TILE)
     groups = groups_for(tiles, 1, lowering.limits)
-    lowering.call(f"thin_contract+{len(nodes)}", groups, constants, **operands)
+    lowering.call(with_members("thin_contract", len(nodes)), groups, constants, **operands)
 
 
 def _lanes(lowering: Lowering) -> dict[str, int | float]:
-    """Threads that share a square of sums: as many as shared memory has room for."""
-    lanes = 16 if lowering.limits.shared_memory >= 4 * _TILE**2 * (16 + 1) else 8
+    """Threads that share a square of sums: as many as the device has room for."""
+    lanes = next((lanes for lanes in (32, 16) if _fits(lanes, lowering.limits)), 8)
     return {"LANES": lanes, "WORKGROUP": 16 * lanes}
+
+
+def _fits(lanes: int, limits: Limits) -> bool:
+    """Whether thin.glsl's shared sums and threads are within the limits."""
+    return 4 * _TILE**2 * (lanes + 1) <= limits.shared_memory and 16 * lanes <= limits.invocations
 
 
 def _thin_matmul_meaning(across: bool) -> Meaning:

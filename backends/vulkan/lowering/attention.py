@@ -5,12 +5,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ....graph.ir import Node
+from ....graph.ir import Node, Value
 from ....graph.ops import op_def
 from ....graph.tensors import Array, HostValue
 from ....graph.types import GraphError, tensor
+from ....passes.fuse.patterns import ATTENTION_GRAD_ROPE
 from ..limits import Limits
-from .calls import Lowering, Meaning, Rule, groups_for
+from .calls import Lowering, Meaning, Rule, fused_rule, groups_for
 from .meanings import arrays, of_op
 
 _FEW_ROWS = 4
@@ -67,27 +68,50 @@ def _attention_by_spans(lowering: Lowering, node: Node) -> None:
 
 
 def _attention_grad(lowering: Lowering, node: Node) -> None:
+    _gradient_calls(lowering, node, node.outputs)
+
+
+def _rotated_grad(lowering: Lowering, node: Node) -> None:
+    """The gradient for queries and keys that were rotated: turned back as it is written."""
+    match = ATTENTION_GRAD_ROPE.bind(node)
+    grad, *ropes = match.nodes
+    constants = _tile_constants(lowering.limits, grad)
+    pairs_meet = grad.outputs[0].type.shape[2] % (8 * int(constants["LANES"])) == 0
+    if pairs_meet and all(rope.attributes["inverse"] for rope in ropes):
+        outputs = match["dq_turned"], match["dk_turned"], match["dv"]
+        _gradient_calls(lowering, grad, outputs, match["table"])
+    else:
+        lowering.lower_apart(node)
+
+
+def _gradient_calls(
+    lowering: Lowering, node: Node, outputs: tuple[Value, ...], table: Value | None = None
+) -> None:
     names = ("q", "k", "v", "lse", "delta", "dout", "first", "last")
     operands = dict(zip(names, node.inputs, strict=True))
-    dq, dk, dv = node.outputs
+    dq, dk, dv = outputs
     rows, heads, width = dq.type.shape
     keys, kv_heads, _ = dk.type.shape
     constants = _tile_constants(lowering.limits, node)
     tile = 4 * int(constants["LANES"])
-    lowering.call("attention_dq", (-(-rows // tile), heads, 1), constants, **operands, dq=dq)
+    rotated = ""
+    if table is not None:
+        rotated, operands["table"] = "+rotated", table
+    groups = (-(-rows // tile), heads, 1)
+    lowering.call(f"attention_dq{rotated}", groups, constants, **operands, dq=dq)
     groups = (-(-keys // tile), heads, 1)
     if heads == kv_heads:
-        lowering.call("attention_dkv", groups, constants, **operands, dk=dk, dv=dv)
+        lowering.call(f"attention_dkv{rotated}", groups, constants, **operands, dk=dk, dv=dv)
         return
     each = tensor("f32", keys, heads, width)
-    head_dk, head_dv = lowering.scratch(each), lowering.scratch(each)
-    lowering.call("attention_dkv", groups, constants, **operands, dk=head_dk, dv=head_dv)
+    of_head = {"dk": lowering.scratch(each), "dv": lowering.scratch(each)}
+    lowering.call(f"attention_dkv{rotated}", groups, constants, **operands, **of_head)
     lowering.call(
         "attention_share",
         groups_for(dk.type.size, 256, lowering.limits),
         {"KEYS": keys, "HEADS": heads, "KV_HEADS": kv_heads, "WIDTH": width},
-        head_dk=head_dk,
-        head_dv=head_dv,
+        head_dk=of_head["dk"],
+        head_dv=of_head["dv"],
         dk=dk,
         dv=dv,
     )
@@ -136,12 +160,22 @@ def _gradients(operands: Mapping[str, HostValue], *, each: bool) -> tuple[Array,
 
 def _dq_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
     (dq,) = arrays(operands, "dq")
-    dq[...], _, _ = _gradients(operands, each=False)
+    dq[...] = _turned_back(_gradients(operands, each=False)[0], operands)
 
 
 def _dkv_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
     dk, dv = arrays(operands, "dk", "dv")
-    _, dk[...], dv[...] = _gradients(operands, each=True)
+    _, head_dk, dv[...] = _gradients(operands, each=True)
+    dk[...] = _turned_back(head_dk, operands)
+
+
+def _turned_back(x: Array, operands: Mapping[str, HostValue]) -> Array:
+    """A gradient as it is written: rotated backwards if there is a table of angles."""
+    if "table" not in operands:
+        return x
+    turned = op_def("rope").eval(x, *arrays(operands, "table"), inverse=True)
+    assert isinstance(turned, np.ndarray)
+    return turned
 
 
 def _share_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
@@ -176,7 +210,11 @@ def _merge_meaning(constants: Mapping[str, int | float], operands: Mapping[str, 
     lse[...] = top + np.log(total)
 
 
-RULES: dict[str, Rule] = {"attention": _attention, "attention_grad": _attention_grad}
+RULES: dict[str, Rule] = {
+    "attention": _attention,
+    "attention_grad": _attention_grad,
+    fused_rule(ATTENTION_GRAD_ROPE.name): _rotated_grad,
+}
 MEANINGS: dict[str, Meaning] = {
     **dict([of_op("attention", "attention")]),
     "attention_split": _split_meaning,

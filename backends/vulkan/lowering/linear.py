@@ -1,16 +1,19 @@
 """Rules and meanings of the kernels for the family `linear`: matrix products."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
 from ....graph.ir import Node, Value
+from ....graph.ops import op_def
 from ....graph.tensors import GROUP, Array, HostValue, Ternary
 from ....graph.types import DType, tensor
 from ..layout import assign
+from ..limits import Limits
+from ..variants import with_members
 from .calls import Lowering, Meaning, Part, Rule, groups_for, row_ranges, rows_of, whole
 from .meanings import arrays, of_op
 from .tiles import TILE_K, WORKGROUP, Tile, lanes_for, parts_for, tile_for, unit_tile_for
@@ -30,21 +33,24 @@ class Extras:
         low, weight: factors of an adapter's part, low [rows, rank] times B^T, or times A where the
             product is that of a gradient.
         added: something of the result's size.
+        table: angles by which heads are rotated in the end, where `rotates` allows it.
     """
 
     low: Value | None = None
     weight: Value | None = None
     added: Value | None = None
+    table: Value | None = None
 
     @property
     def options(self) -> str:
         """What a kernel's name gets for it."""
-        return ("" if self.low is None else "+low") + ("" if self.added is None else "+added")
+        given = {"+low": self.low, "+added": self.added, "+rotated": self.table}
+        return "".join(option for option, value in given.items() if value is not None)
 
     @property
     def operands(self) -> dict[str, Value]:
         """Bindings of it."""
-        named = {"low": self.low, "b": self.weight, "added": self.added}
+        named = {"low": self.low, "b": self.weight, "added": self.added, "table": self.table}
         return {name: value for name, value in named.items() if value is not None}
 
     @property
@@ -66,7 +72,7 @@ def ternary_product(lowering: Lowering, x: Value, w: Value, y: Value, extras: Ex
     sizes = (*x.type.shape, w.type.shape[0])
     if x.type.dtype is not DType.Q8:
         _product(lowering, "ternary_matmul_f32", sizes, extras=extras, x=x, w=w, y=y)
-    elif sizes[0] <= FEW_ROWS and sizes[1] % GROUP == 0:
+    elif _is_matvec(x):
         _ternary_matvec(lowering, sizes, x, w, y, extras)
     else:
         _ternary_tiles(lowering, sizes, x, w, y, extras)
@@ -78,6 +84,8 @@ def _ternary_matvec(
     rows, inner, columns = sizes
     lanes, groups = lanes_for(inner // _STRIP, columns, lowering.limits)
     constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **lanes, **extras.constants}
+    if extras.table is not None:
+        constants["WIDTH"] = extras.table.type.shape[1]
     kernel = f"ternary_matvec{_dot(lowering)}{extras.options}"
     lowering.call(kernel, groups, constants, x=x, w=w, y=y, **extras.operands)
 
@@ -88,14 +96,42 @@ def _ternary_tiles(
     rows, inner, columns = sizes
     limits = lowering.limits
     kernel, tile = f"ternary_matmul{_dot(lowering)}", tile_for(rows, columns)
-    if "cooperative_matrix_s8" in limits.features and inner % GROUP == 0 and columns % 4 == 0:
-        unit_tile = unit_tile_for(rows, columns, limits)
-        if unit_tile is not None:
-            kernel, tile = "ternary_matmul_cm", unit_tile
+    unit_tile = _codes_tile(lowering, x, w)
+    if unit_tile is not None:
+        kernel, tile = "ternary_matmul_cm", unit_tile
     constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **tile.constants}
     groups = groups_for(tile.count(rows, columns), 1, limits)
     kernel, constants = f"{kernel}{extras.options}", {**constants, **extras.constants}
     lowering.call(kernel, groups, constants, x=x, w=w, y=y, **extras.operands)
+
+
+def _codes_tile(lowering: Lowering, x: Value, w: Value) -> Tile | None:
+    """The tile for x w^T of int8 activations on matrix units, or None if they do not fit."""
+    (rows, inner), columns = x.type.shape, w.type.shape[0]
+    if "cooperative_matrix_s8" not in lowering.limits.features or x.type.dtype is not DType.Q8:
+        return None
+    if rows <= FEW_ROWS or inner % GROUP or columns % 4:
+        return None
+    return unit_tile_for(rows, columns, lowering.limits)
+
+
+def rotates(lowering: Lowering, x: Value, w: Value, rope: Node) -> bool:
+    """Whether the kernel of x w^T can rotate the heads too.
+
+    On matrix units a tile must be as wide as a head; for few rows any head will do.
+    """
+    if rope.attributes["inverse"] or x.type.dtype is not DType.Q8:
+        return False
+    if _is_matvec(x):
+        return True
+    tile = _codes_tile(lowering, x, w)
+    shuffles = "subgroup_shuffle" in lowering.limits.features
+    return tile is not None and shuffles and rope.inputs[0].type.shape[2] == tile.columns
+
+
+def _is_matvec(x: Value) -> bool:
+    """Whether a product with int8 activations is a matter of reading the weights once."""
+    return x.type.shape[0] <= FEW_ROWS and x.type.shape[1] % GROUP == 0
 
 
 def _dot(lowering: Lowering) -> str:
@@ -103,15 +139,38 @@ def _dot(lowering: Lowering) -> str:
     return "_dot" if "integer_dot_product" in lowering.limits.features else ""
 
 
+@dataclass(frozen=True)
+class Backward:
+    """One term of a sum of products with ternary weights: x w, and low A where it has an adapter.
+
+    Attributes:
+        x, w: the factors.
+        power: what `row_power` gives of x, where `halves_tile` gives a tile.
+        low, weight: of the adapter.
+    """
+
+    x: Value
+    w: Value
+    power: Value | None = None
+    low: Value | None = None
+    weight: Value | None = None
+
+
 def _ternary_matmul_t(lowering: Lowering, node: Node) -> None:
     x, w = node.inputs
     power = None
     if halves_tile(lowering, x, w) is not None:
-        rows, inner = x.type.shape
-        power = lowering.scratch(tensor("f32", rows))
-        groups = groups_for(rows, 1, lowering.limits)
-        lowering.call("row_power", groups, {"ROWS": rows, "COLUMNS": inner}, x=x, y=power)
-    ternary_product_t(lowering, x, w, node.outputs[0], _NOTHING, power)
+        power = row_power(lowering, x)
+    ternary_products_t(lowering, (Backward(x, w, power),), node.outputs[0])
+
+
+def row_power(lowering: Lowering, x: Value) -> Value:
+    """The power of two near the largest magnitude of each row."""
+    rows, columns = x.type.shape
+    power = lowering.scratch(tensor("f32", rows))
+    constants = {"ROWS": rows, "COLUMNS": columns}
+    lowering.call("row_power", groups_for(rows, 1, lowering.limits), constants, x=x, y=power)
+    return power
 
 
 def halves_tile(lowering: Lowering, x: Value, w: Value) -> Tile | None:
@@ -124,20 +183,49 @@ def halves_tile(lowering: Lowering, x: Value, w: Value) -> Tile | None:
     return unit_tile_for(rows, columns, lowering.limits)
 
 
-def ternary_product_t(
-    lowering: Lowering, x: Value, w: Value, y: Value, extras: Extras, power: Value | None
+def ternary_products_t(
+    lowering: Lowering, terms: Sequence[Backward], y: Value, added: Value | None = None
 ) -> None:
-    """Y = x w and what is added to it; with the rows' powers where `halves_tile` gives a tile."""
-    sizes = rows, inner, columns = (*x.type.shape, w.type.shape[1])
-    tile = halves_tile(lowering, x, w)
-    if tile is None or power is None:
-        _product(lowering, "ternary_matmul_t", sizes, extras=extras, x=x, w=w, y=y)
-        return
-    constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns}
-    constants |= {**tile.constants, **extras.constants}
+    """Y = the sum of all terms, and `added`; in as few dispatches as may be."""
+    parts = _dispatched_together(terms, lowering.limits)
+    for number, some in enumerate(parts):
+        target = y if number == len(parts) - 1 else lowering.scratch(y.type)
+        if some[0].power is None:
+            (term,) = some
+            extras = Extras(term.low, term.weight, added)
+            x, w, sizes = term.x, term.w, (*term.x.type.shape, y.type.shape[1])
+            _product(lowering, "ternary_matmul_t", sizes, extras=extras, x=x, w=w, y=target)
+        else:
+            _ternary_units_t(lowering, some, target, added)
+        added = target
+
+
+def _dispatched_together(terms: Sequence[Backward], limits: Limits) -> list[Sequence[Backward]]:
+    """The terms by what one dispatch adds up: on matrix units as many as it binds."""
+    parts: list[Sequence[Backward]] = [(term,) for term in terms if term.power is None]
+    for has_low, each in ((True, 5), (False, 3)):
+        some = [t for t in terms if t.power is not None and (t.low is not None) == has_low]
+        most = max(1, (limits.bindings - 2) // each)
+        parts += [some[begin : begin + most] for begin in range(0, len(some), most)]
+    return parts
+
+
+def _ternary_units_t(
+    lowering: Lowering, terms: Sequence[Backward], y: Value, added: Value | None
+) -> None:
+    rows, columns = y.type.shape
+    tile = halves_tile(lowering, terms[0].x, terms[0].w)
+    assert tile is not None, "who gives powers has asked for the tile"
+    extras = Extras(terms[0].low, terms[0].weight, added)
+    constants = {"ROWS": rows, "COLUMNS": columns, **tile.constants, **extras.constants}
+    operands: dict[str, Value] = {"y": y} if added is None else {"y": y, "added": added}
+    for number, term in enumerate(terms):
+        constants[f"INNER{number}"] = term.x.type.shape[1]
+        named = {"x": term.x, "power": term.power, "w": term.w, "low": term.low, "b": term.weight}
+        operands |= {f"{name}{number}": v for name, v in named.items() if v is not None}
     groups = groups_for(tile.count(rows, columns), 1, lowering.limits)
-    kernel = f"ternary_matmul_t_cm{extras.options}"
-    lowering.call(kernel, groups, constants, x=x, power=power, w=w, y=y, **extras.operands)
+    kernel = with_members(f"ternary_matmul_t_cm{extras.options}", len(terms))
+    lowering.call(kernel, groups, constants, **operands)
 
 
 def _contract_rows(lowering: Lowering, node: Node) -> None:
@@ -241,7 +329,7 @@ def _finished(meaning: Meaning, across: bool = False) -> Meaning:
     """The meaning of a kernel with epilogue.glsl."""
 
     def finished(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
-        more = ("low", "b", "added")
+        more = ("low", "b", "added", "table")
         added = [x.copy() for x in arrays(operands, *operands.keys() & {"added"})]
         meaning(constants, {name: x for name, x in operands.items() if name not in more})
         (y,) = arrays(operands, "y")
@@ -251,6 +339,11 @@ def _finished(meaning: Meaning, across: bool = False) -> Meaning:
             target += low @ (b if across else b.T)
         for x in added:  # read before y, which may lie over it, was written
             target += x
+        for table in arrays(operands, *operands.keys() & {"table"}):
+            heads = target.reshape(len(target), -1, table.shape[1])
+            turned = op_def("rope").eval(heads, table, inverse=False)
+            assert isinstance(turned, np.ndarray)
+            heads[...] = turned
 
     return finished
 
@@ -297,12 +390,25 @@ def row_powers(x: Array) -> Array:
 
 
 def _on_units(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
-    power = _dense(operands["power"])[:, None]
-    halves = (_dense(operands["x"]) / power).astype(np.float16)
-    w = operands["w"]
-    assert isinstance(w, Ternary)
-    sums = halves.astype(np.float32) @ w.dense(np.float32)
-    assign(operands["y"], sums * (power * np.float32(w.scale)))
+    numbers = range(sum(name.startswith("x") for name in operands))
+    weights = [operands[f"w{k}"] for k in numbers]
+    scales = [np.float32(w.scale) for w in weights if isinstance(w, Ternary)]
+    powers = [
+        _dense(operands[f"power{k}"]) * scale for k, scale in zip(numbers, scales, strict=True)
+    ]
+    power = row_powers(np.stack(powers, axis=1))[:, None]
+    added = [x.copy() for x in arrays(operands, *operands.keys() & {"added"})]
+    total = np.zeros((1, 1), np.float32)
+    for k, w, scale in zip(numbers, weights, scales, strict=True):
+        assert isinstance(w, Ternary)
+        halves = (_dense(operands[f"x{k}"]) * (scale / power)).astype(np.float16)
+        total = total + halves.astype(np.float32) @ w.dense(np.float32)
+    total = total * power
+    for k in numbers:
+        if f"low{k}" in operands:
+            low, b = arrays(operands, f"low{k}", f"b{k}")
+            total = total + low @ b
+    assign(operands["y"], sum(added, start=total))
 
 
 RULES: dict[str, Rule] = {
@@ -325,7 +431,7 @@ MEANINGS: dict[str, Meaning] = {
     "ternary_matmul_f32": _finished(_by_parts(_times_transposed)),
     "ternary_matmul_t": _finished(_by_parts(_times), across=True),
     "row_power": _row_power,
-    "ternary_matmul_t_cm": _finished(_on_units, across=True),
+    "ternary_matmul_t_cm": _on_units,
     "matmul": _by_parts(_times),
     "matmul_f16": _by_parts(_times),
     "matmul_t": _by_parts(_times_transposed),

@@ -13,6 +13,7 @@ from ....graph.tensors import Array, HostValue
 from ....graph.types import tensor
 from ..layout import assign
 from ..limits import Limits
+from ..variants import with_members
 from .calls import (
     Lowering,
     Meaning,
@@ -53,7 +54,7 @@ def _global_norm(lowering: Lowering, node: Node) -> None:
         operands = {f"x{k}": x for k, (_, (x,)) in enumerate(group)}
         constants = {"RUN": run, "PARTS": count, "WORKGROUP": reducing_workgroup(run, limits)}
         constants |= {f"COUNT{k}": size for k, (size, _) in enumerate(group)}
-        kernel = f"norm_parts+{len(group)}"
+        kernel = with_members("norm_parts", len(group))
         lowering.call(kernel, groups_for(count, 1, limits), constants, parts=some, **operands)
         first += count
     constants = {"PARTS": first, "WORKGROUP": reducing_workgroup(first, limits)}
@@ -119,7 +120,7 @@ def _updates(lowering: Lowering, nodes: Sequence[Node]) -> None:
         }
         items = sum(_adamw_groups(count) for count, _ in some)
         groups = groups_for(items, 1, lowering.limits)
-        kernel = f"adamw+{len(some)}"
+        kernel = with_members("adamw", len(some))
         lowering.call(kernel, groups, constants, clip=clip, lr=lr, step=step, **operands)
 
 

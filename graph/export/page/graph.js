@@ -169,18 +169,23 @@ class GraphPicture {
 
   /** A strip with the categories of a box's nodes. */
   drawShares(context, box, members, theme, scale) {
+    const shares = members.flatMap((k) => this.sharesOf(this.model.nodes[k]));
     const counts = new Map();
-    for (const k of members) {
-      const category = this.model.nodes[k].category;
-      counts.set(category, (counts.get(category) || 0) + 1);
-    }
+    for (const category of shares) counts.set(category, (counts.get(category) || 0) + 1);
     let y = box.y + 5;
     for (const category of [...counts.keys()].sort((a, b) => a - b)) {
-      const height = ((box.height - 10) * counts.get(category)) / members.length;
+      const height = ((box.height - 10) * counts.get(category)) / shares.length;
       context.fillStyle = theme[this.model.categories[category]];
       context.fillRect(box.x + 5, y, scale < 0.55 ? 8 : 4, height);
       y += height;
     }
+  }
+
+  /** The categories of a node's strip: a fused node also tells whether its results are saved. */
+  sharesOf(node) {
+    const saved = this.model.categories.indexOf("saved");
+    const both = node.category !== saved && node.outputs.some((v) => v.category === saved);
+    return both ? [saved, node.category] : [node.category];
   }
 
   groupFacts(group) {

@@ -110,7 +110,7 @@ function readExecution(packed, model, text) {
 /** Bytes as people read them. */
 function sizeText(bytes) {
   for (const unit of ["B", "KiB", "MiB", "GiB"]) {
-    if (bytes < 1024 || unit === "GiB") return Number(bytes.toPrecision(3)) + " " + unit;
+    if (bytes < 1024 || unit === "GiB") return Number(bytes.toPrecision(4)) + " " + unit;
     bytes /= 1024;
   }
 }

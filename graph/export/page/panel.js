@@ -116,7 +116,7 @@ class Panel {
     if (!value.users.length) return more("read by no node");
     const links = value.users.slice(0, 40).map((k) => {
       const user = this.model.nodes[k];
-      return el("div", {}, this.link(user.outputs[0], `${user.op} → ${user.outputs[0].name}`));
+      return el("div", {}, this.link(user.outputs[0], `${titleOf(user)} → ${user.outputs[0].name}`));
     });
     const rest = value.users.length - links.length;
     return more("read by", ...links, rest > 0 ? `and ${rest} more` : "");
