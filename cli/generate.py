@@ -19,6 +19,7 @@ from .options import (
     backend_option,
     device_option,
     from_defaults,
+    lora_option,
     make_backend,
     model_option,
 )
@@ -28,12 +29,7 @@ from .session import Adapters, Session, parse_adapter
 
 @click.command()
 @model_option
-@click.option(
-    "--lora",
-    multiple=True,
-    metavar="[NAME=]PATH[@SCALE]",
-    help="LoRA adapter, in any format `bitgraph export` writes; several are added up.",
-)
+@lora_option
 @click.option("--use", metavar="NAME,...", help="Use only these adapters at first.")
 @click.argument("prompt", required=False)
 @click.option("--chat", "converse", is_flag=True, help="Answer the lines of standard input.")

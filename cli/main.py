@@ -14,6 +14,7 @@ from .adapters import export, import_, merge
 from .compile import compile_
 from .devices import devices
 from .diff_backends import diff_backends
+from .evaluate import eval_
 from .generate import generate
 from .graph import graph
 from .init import init
@@ -33,6 +34,7 @@ def cli() -> None:
 _COMMANDS = (
     train,
     generate,
+    eval_,
     export,
     import_,
     merge,

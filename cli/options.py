@@ -25,6 +25,12 @@ model_option = click.option(
     required=True,
     help="BitNet model: a GGUF file, or a Hugging Face folder.",
 )
+lora_option = click.option(
+    "--lora",
+    multiple=True,
+    metavar="[NAME=]PATH[@SCALE]",
+    help="LoRA adapter, in any format `bitgraph export` writes; several are added up.",
+)
 activation_option = click.option(
     "--activation",
     type=click.Choice(["relu2", "silu"]),

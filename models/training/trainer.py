@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -23,7 +24,8 @@ from ..adapters.lora import LoraAdapter, initial_tensors
 from ..bitnet.config import BitNetConfig, projection_shapes
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
 from ..data.alpaca import Example
-from ..data.batching import TokenBatch, epoch_batches, make_batch
+from ..data.batching import TokenBatch, epoch_batches
+from .evaluation import example_losses, mean_loss
 from .options import TrainingOptions, total_steps
 
 WINDOW = 32
@@ -144,13 +146,8 @@ class Trainer:
 
     def evaluate(self, examples: Sequence[Example]) -> float:
         """Mean loss over all supervised tokens of a data set."""
-        total, count = 0.0, 0
-        for begin in range(0, len(examples), self.options.batch_size):
-            batch = make_batch(examples[begin : begin + self.options.batch_size], self._bucket)
-            results = self._program("eval", batch.tokens.size).run(batch.inputs())
-            total += float(np.sum(results["nll"], dtype=np.float64))
-            count += batch.supervised_tokens
-        return total / max(count, 1)
+        size, bucket = self.options.batch_size, self._bucket
+        return mean_loss(example_losses(partial(self._program, "eval"), examples, size, bucket))
 
     def profile(self, batch: TokenBatch) -> list[tuple[Node, float]]:
         """The nodes of a step that computes nothing twice, and the seconds that each takes.
