@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -34,6 +33,7 @@ from ..models.training.options import TrainingOptions, total_steps
 from ..models.training.trainer import StepReport, Trainer
 from .costs import measured_costs
 from .dumps import dumping
+from .interrupt import interrupted
 from .options import (
     PATH,
     CommandT,
@@ -251,7 +251,7 @@ def _run(
 ) -> None:
     total = total_steps(trainer.options, len(training.examples))
     _evaluate(console, trainer, held_out, metrics)
-    with _progress(console) as progress, _interrupted() as interrupted:
+    with _progress(console) as progress, interrupted() as stop:
         task = progress.add_task("training", total=total, loss="-", speed="-")
         for report in trainer.fit(training.examples):
             metrics({"event": "step", **asdict(report)})
@@ -259,26 +259,9 @@ def _run(
             progress.update(task, completed=report.step, loss=f"{report.loss:.4f}", speed=speed)
             _print_if_plain(console, report)
             saver.after(report.step)
-            if interrupted():
+            if stop():
                 raise KeyboardInterrupt
     _evaluate(console, trainer, held_out, metrics)
-
-
-@contextmanager
-def _interrupted() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed: it waits for the end of the step, a second one does not."""
-    pressed = False
-
-    def press(*_: object) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _evaluate(

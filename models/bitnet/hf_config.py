@@ -54,8 +54,6 @@ def scale_is_inverse(keys: Mapping[str, Any], path: Path) -> bool:
             f"{path}: quantization_config does not name the method bitnet, but the weights are "
             "packed; copy the whole folder of the model"
         )
-    if quantization.get("use_rms_norm"):
-        raise BitgraphError(f"{path}: use_rms_norm, a norm in every linear layer, is not supported")
     kind = quantization.get("linear_class", "bitlinear")
     if kind not in ("bitlinear", "autobitlinear"):
         shown = reprlib.repr(kind)
@@ -137,3 +135,6 @@ class _Keys:
             )
         if self.keys.get("attention_bias"):
             raise BitgraphError("attention_bias, biases in attention, is not supported")
+        quantization = self.keys.get("quantization_config")
+        if isinstance(quantization, dict) and quantization.get("use_rms_norm"):
+            raise BitgraphError("use_rms_norm, a norm in every linear layer, is not supported")
