@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pytest
+from bitgraph.backends.equivalence import TOLERANCES
 from bitgraph.backends.numpy.backend import NumpyBackend
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.chains import Chain, Step, parse_chain
@@ -132,7 +133,9 @@ def test_a_pattern_is_one_dispatch_and_right(name: str, run: Run) -> None:
     for rows, width in ((1, 1), (5, 7), (3, 640)):
         graph = lone(FOUND[name], rows, width)
         values = drawn(graph)
-        assert_nearly(run(graph, values), evaluate(graph, values), SUMS)
+        cancels = width == 1 and "norm_grad" in name  # a row of one column: what is left is noise
+        tolerance = TOLERANCES["rms_norm_grad"] if cancels else SUMS
+        assert_nearly(run(graph, values), evaluate(graph, values), tolerance)
     assert len(lower_calls(graph, Limits()).calls) == 1
 
 
