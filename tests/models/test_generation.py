@@ -47,8 +47,8 @@ def logits_behind(tokens, adapter=None):
     return evaluate(graph, {**values, **inputs, "tokens": np.array(tokens, np.int32)})["logits"][-1]
 
 
-def greedy(count, penalty=1.0, adapter=None):
-    tokens = list(PROMPT)
+def greedy(count, penalty=1.0, adapter=None, prompt=PROMPT):
+    tokens = list(prompt)
     for _ in range(count):
         logits = logits_behind(tokens, adapter).astype(np.float64)
         for token in set(tokens):
@@ -56,7 +56,7 @@ def greedy(count, penalty=1.0, adapter=None):
                 logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
             )
         tokens.append(int(np.argmax(logits)))
-    return tokens[len(PROMPT) :]
+    return tokens[len(prompt) :]
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3, 1000.0, 0.5])
@@ -66,6 +66,15 @@ def test_repetitions_are_penalized(penalty):
     assert found == greedy(12, penalty)
     if penalty == 1000:
         assert len({*PROMPT, *found}) == len(PROMPT) + 12  # PROMPT has no token twice
+
+
+def test_every_token_of_a_prompt_is_penalized():
+    """Each token in turn is the first or the last one of a prompt, some of them likely ones."""
+    model, sampling = generator(), Sampling(repetition_penalty=1000.0)
+    for token in range(0, CONFIG.vocab_size, 2):
+        for prompt in ([token, 15, 9], [15, 9, token]):
+            found = list(model.generate(prompt, sampling, NONE, 3))
+            assert found == greedy(3, 1000.0, prompt=prompt)
 
 
 def test_a_penalty_forgets_the_text_before():
