@@ -43,6 +43,7 @@ TOLERANCES: dict[str, float] = {
     "gather_rows": EXACT,
     "write_rows": EXACT,
     "sample": EXACT,
+    "penalize": EXACT,
     "until_stop": EXACT,
     "ternary_matmul": ROUNDING,
     "dot": SUMS,

@@ -1,34 +1,43 @@
-"""`bitgraph generate`: continue a prompt."""
+"""`bitgraph generate`: continue a prompt, many, or a conversation."""
 
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..graph.errors import BitgraphError
-from ..models.adapters.peft import load_adapter
-from ..models.bitnet.checkpoint import load_checkpoint
+from ..models.bitnet.checkpoint import Checkpoint, load_checkpoint
 from ..models.bitnet.generate import Generator, Sampling
 from ..models.bitnet.tokenizer import Tokenizer
 from ..models.data.encoding import encode_prompt
 from ..models.data.records import Turn
 from ..models.data.templates.template import load_template
+from .chat import chat
 from .options import (
     PATH,
     activation_option,
     backend_option,
     device_option,
     from_defaults,
+    lora_option,
     make_backend,
     model_option,
 )
+from .prompts import answer_all, read_prompts
+from .session import Adapters, Session, parse_adapter
 
 
 @click.command()
 @model_option
-@click.option("--lora", type=PATH, help="Folder of a LoRA adapter in PEFT's format.")
-@click.argument("prompt")
+@lora_option
+@click.option("--use", metavar="NAME,...", help="Use only these adapters at first.")
+@click.argument("prompt", required=False)
+@click.option("--chat", "converse", is_flag=True, help="Answer the lines of standard input.")
+@click.option("--system", metavar="TEXT", help="What a conversation is told first.")
+@click.option("--prompts", type=PATH, help="Prompts, one a line, or JSONL with 'prompt'.")
+@click.option("--out", type=PATH, help="File for the answers to --prompts, as JSONL.")
 @click.option(
     "--template",
     default="raw",
@@ -36,6 +45,8 @@ from .options import (
     help="raw: the prompt as it is; else as a user's words: alpaca, bitnet-chat, or a Jinja file.",
 )
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--context", type=click.IntRange(min=2), help="Tokens that a conversation may have.")
+@click.option("--stop", "stops", multiple=True, metavar="TEXT", help="Text that ends an answer.")
 @click.option(
     "--temperature",
     type=float,
@@ -49,6 +60,18 @@ from .options import (
     **from_defaults(Sampling, "top_k"),
 )
 @click.option("--top-p", type=float, help="1 keeps all.", **from_defaults(Sampling, "top_p"))
+@click.option(
+    "--min-p",
+    type=float,
+    help="Keep tokens at least this part as probable as the best; 0 keeps all.",
+    **from_defaults(Sampling, "min_p"),
+)
+@click.option(
+    "--repetition-penalty",
+    type=float,
+    help="Above 1 makes tokens that were there less probable.",
+    **from_defaults(Sampling, "repetition_penalty"),
+)
 @click.option("--seed", type=int, **from_defaults(Sampling, "seed"))
 @click.option("--stats", is_flag=True, help="Print the speed at the end, on standard error.")
 @activation_option
@@ -56,42 +79,84 @@ from .options import (
 @device_option
 def generate(
     model: Path,
-    lora: Path | None,
-    prompt: str,
+    lora: tuple[str, ...],
+    use: str | None,
+    prompt: str | None,
+    converse: bool,
+    system: str | None,
+    prompts: Path | None,
+    out: Path | None,
     template: str,
     max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    seed: int,
+    context: int | None,
+    stops: tuple[str, ...],
     stats: bool,
     activation: str | None,
     backend: str,
     device: str | None,
+    **sampled: Any,
 ) -> None:
-    """Continue PROMPT, streaming text until a stop token or --max-tokens."""
-    sampling = Sampling(temperature, top_k, top_p, seed)
+    """Continue PROMPT, streaming text until a stop token, a --stop text or --max-tokens.
+
+    Instead of PROMPT, --prompts answers those of a file, and --chat converses.
+    """
+    if [prompt is not None, prompts is not None, converse].count(True) != 1:
+        raise click.UsageError("Give one of PROMPT, --prompts and --chat.")
+    sampling = Sampling(**sampled)
+    asked = read_prompts(prompts) if prompts else []
     checkpoint = load_checkpoint(model, activation)
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata, str(model))
-    if template == "raw":
-        ids = tokenizer.encode(prompt, bos=tokenizer.add_bos)
-    else:
-        ids = encode_prompt([Turn("user", prompt)], load_template(template), tokenizer)
-    if not ids:
-        raise BitgraphError("the prompt is empty; give some text")
+    texts = [item.text for item in asked] if prompt is None else [prompt]
+    ids = [_encode(tokenizer, text, template) for text in texts]
+    named = [parse_adapter(text, checkpoint.config) for text in lora]
+    used = None if use is None else [name for name in use.split(",") if name]
+    adapters = Adapters(named, used)
+    if not converse:
+        context = max(map(len, ids)) + max_tokens
+    for item, tokens in zip(asked, ids, strict=False):
+        _check_length(tokens, checkpoint, item.where)
     generator = Generator(
         checkpoint.config,
         checkpoint.weights,
         make_backend(backend, device),
-        load_adapter(lora) if lora else None,
-        context=len(ids) + max_tokens,
+        adapters.together(),
+        context,
     )
-    stream, count, begin = tokenizer.stream(), 0, time.perf_counter()
-    for token in generator.generate(ids, sampling, tokenizer.stop_ids, max_tokens):
-        count += 1
-        sys.stdout.write(stream.push(token))
+    session = Session(tokenizer, generator, adapters, sampling, max_tokens, stops)
+    if converse:
+        chat(session, system)
+    elif prompts is not None:
+        answer_all(session, asked, ids, out)
+    else:
+        _continue(session, ids[0], stats)
+
+
+def _continue(session: Session, ids: list[int], stats: bool) -> None:
+    """Stream one answer to standard output."""
+    begin = time.perf_counter()
+    answer = session.answer(ids)
+    for piece in answer:
+        sys.stdout.write(piece)
         sys.stdout.flush()
-    sys.stdout.write(stream.finish() + "\n")
+    sys.stdout.write("\n")
     if stats:
-        seconds = time.perf_counter() - begin
+        count, seconds = len(answer.tokens), time.perf_counter() - begin
         click.echo(f"{count} tokens, {count / seconds:.1f} tokens/s with the prompt", err=True)
+
+
+def _encode(tokenizer: Tokenizer, text: str, template: str) -> list[int]:
+    if template == "raw":
+        ids = tokenizer.encode(text, bos=tokenizer.add_bos)
+    else:
+        ids = encode_prompt([Turn("user", text)], load_template(template), tokenizer)
+    if not ids:
+        raise BitgraphError("the prompt is empty; give some text")
+    return ids
+
+
+def _check_length(tokens: list[int], checkpoint: Checkpoint, where: str) -> None:
+    context = checkpoint.config.max_position_embeddings
+    if len(tokens) >= context:
+        raise BitgraphError(
+            f"{where}: the prompt has {len(tokens)} tokens, but the model's context holds {context}"
+        )

@@ -1,8 +1,9 @@
 """`bitgraph inspect`: what a model file or an adapter holds."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import click
 import numpy as np
@@ -11,19 +12,27 @@ from rich.table import Table
 from rich.text import Text
 
 from ..models.adapters.peft import load_adapter
+from ..models.bitnet.hf_config import CONFIG
+from ..models.files import read_json_object
 from ..models.gguf import GgufFile, MetadataValue, read_gguf
+from ..models.shards import open_shards
 
 _TOKENIZER = "tokenizer.ggml."
 _NORMAL_TOKEN = 1
+
+Record: TypeAlias = tuple[str, str, tuple[int, ...], int]
+"""Name, type, shape and bytes of a stored tensor."""
 
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option("--tensors", is_flag=True, help="List every tensor as well.")
 def inspect(file: Path, tensors: bool) -> None:
-    """Show what FILE holds: a GGUF model, or the folder of a PEFT adapter."""
+    """Show what FILE holds: a GGUF model, a Hugging Face model's folder, or a PEFT adapter's."""
     console = Console()
-    if file.is_dir() or file.suffix == ".safetensors":
+    if (file / CONFIG).exists():
+        _show_hf(console, file, tensors)
+    elif file.is_dir() or file.suffix == ".safetensors":
         _show_adapter(console, file if file.is_dir() else file.parent, tensors)
     else:
         _show_gguf(console, read_gguf(file), tensors)
@@ -35,12 +44,33 @@ def _show_gguf(console: Console, file: GgufFile, tensors: bool) -> None:
     facts += _model_facts(file)
     facts.append(("parameters", f"{parameters:,}"))
     console.print(_facts_table(facts + _tokenizer_facts(file)))
-    console.print(_types_table(file))
-    if tensors:
-        rows = [
-            (info.name, info.type.name, str(list(info.shape)), f"{info.nbytes:,}")
-            for info in file.tensors.values()
-        ]
+    records = [(i.name, i.type.name, i.shape, i.nbytes) for i in file.tensors.values()]
+    _show_tensors(console, records, tensors)
+
+
+def _show_hf(console: Console, folder: Path, tensors: bool) -> None:
+    config = read_json_object(folder / CONFIG)
+    stored = open_shards(folder).values()
+    facts = [("folder", str(folder))]
+    facts += [
+        (key, _number_or_text(value))
+        for key, value in config.items()
+        if isinstance(value, str | int | float)
+    ]
+    quantization = config.get("quantization_config")
+    facts += (
+        [(k, str(v)) for k, v in quantization.items()] if isinstance(quantization, dict) else []
+    )
+    console.print(_facts_table(facts))
+    records = [(t.name, t.dtype, t.shape, t.data.nbytes) for t in stored]
+    _show_tensors(console, records, tensors)
+
+
+def _show_tensors(console: Console, records: Sequence[Record], each: bool) -> None:
+    """How many tensors there are of each type, and perhaps each of them."""
+    console.print(_types_table(records))
+    if each:
+        rows = [(name, kind, str(list(shape)), f"{size:,}") for name, kind, shape, size in records]
         console.print(_table(("tensor", "type", "shape", "bytes"), rows))
 
 
@@ -77,14 +107,13 @@ def _number_or_text(value: str | float) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _types_table(file: GgufFile) -> Table:
+def _types_table(records: Sequence[Record]) -> Table:
     rows = []
-    for kind in sorted({info.type for info in file.tensors.values()}):
-        infos = [info for info in file.tensors.values() if info.type is kind]
-        parameters = sum(math.prod(info.shape) for info in infos)
-        size = sum(info.nbytes for info in infos)
-        rows.append((kind.name, f"{len(infos):,}", f"{parameters:,}", f"{size:,}"))
-    return _table(("type", "tensors", "parameters", "bytes"), rows)
+    for kind in sorted({kind for _, kind, _, _ in records}):
+        of_kind = [(math.prod(shape), size) for _, its, shape, size in records if its == kind]
+        elements, sizes = zip(*of_kind, strict=True)
+        rows.append((kind, f"{len(of_kind):,}", f"{sum(elements):,}", f"{sum(sizes):,}"))
+    return _table(("type", "tensors", "elements", "bytes"), rows)
 
 
 def _show_adapter(console: Console, folder: Path, tensors: bool) -> None:

@@ -10,10 +10,12 @@ import click
 
 from .. import __version__
 from ..graph.errors import BitgraphError
+from .adapters import export, import_, merge
 from .compile import compile_
 from .data import data
 from .devices import devices
 from .diff_backends import diff_backends
+from .evaluate import eval_
 from .generate import generate
 from .graph import graph
 from .init import init
@@ -33,6 +35,10 @@ def cli() -> None:
 _COMMANDS = (
     train,
     generate,
+    eval_,
+    export,
+    import_,
+    merge,
     compile_,
     data,
     devices,

@@ -20,7 +20,16 @@ PATH = click.Path(path_type=Path)
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 model_option = click.option(
-    "--model", type=PATH, required=True, help="BitNet model, a GGUF file with I2_S weights."
+    "--model",
+    type=PATH,
+    required=True,
+    help="BitNet model: a GGUF file, or a Hugging Face folder.",
+)
+lora_option = click.option(
+    "--lora",
+    multiple=True,
+    metavar="[NAME=]PATH[@SCALE]",
+    help="LoRA adapter, in any format `bitgraph export` writes; several are added up.",
 )
 activation_option = click.option(
     "--activation",

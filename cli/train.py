@@ -1,8 +1,6 @@
 """`bitgraph train`: fine-tune a model with LoRA."""
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from dataclasses import fields as fields_of
 from pathlib import Path
@@ -30,6 +28,7 @@ from ..models.training.trainer import Trainer
 from .costs import measured_costs
 from .data_options import DataOptions, data_options, describe_data, load_data
 from .dumps import dumping
+from .interrupt import interrupted
 from .options import (
     PATH,
     CommandT,
@@ -208,13 +207,13 @@ def _follow(console: Console, run: Run, facts: dict[str, Any], memory: str) -> N
         with (
             MetricsFile(run.folder, done) as metrics,
             TrainingView(console, total, done, memory) as view,
-            _interrupted() as interrupted,
+            interrupted() as stop,
         ):
             metrics.append({"event": "start" if not done else "resume", "step": done, **facts})
-            for event in run.events(interrupted):
+            for event in run.events(stop):
                 metrics.append({"event": type(event).__name__.lower(), **asdict(event)})
                 view.show(event)
-            stopped = interrupted()
+            stopped = stop()
     except DeviceLost as error:
         raise DeviceLost(f"{error}; {_what_is_left(run)}") from error
     except BaseException:
@@ -248,20 +247,3 @@ def _describe(console: Console, checkpoint: Checkpoint, trainer: Trainer) -> Non
         f"{c.num_parameters:,} parameters; training {trainer.num_parameters:,} in adapters of "
         f"rank {options.rank} on {', '.join(options.targets)}"
     )
-
-
-@contextmanager
-def _interrupted() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed: it waits for the end of the step, a second one does not."""
-    pressed = False
-
-    def press(*_: object) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,11 +1,12 @@
-"""Writing files so that a crash, a full disk or Ctrl-C never leaves a half-written one."""
+"""Reading JSON, and writing so that a crash, a full disk or Ctrl-C never leaves half a file."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ..graph.errors import BitgraphError
 
@@ -70,3 +71,24 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises:
+        BitgraphError: the file cannot be read or holds something else.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BitgraphError(f"{path} is missing; copy the whole folder") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BitgraphError(f"{path} could not be read ({reason}); check the path") from None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise BitgraphError(f"{path} is not valid JSON ({reason}); restore the file") from None
+    if not isinstance(value, dict):
+        raise BitgraphError(f"{path} does not hold a JSON object; restore the file")
+    return value

@@ -3,7 +3,7 @@
 #extension GL_EXT_control_flow_attributes : require
 // sample: the id of a token for each row of logits, one workgroup a row. At temperature 0 the best
 // of the chunks' largest; else the largest of z / temperature + Gumbel noise among those that pass
-// the filters top_k and top_p.
+// the filters top_k, top_p and reach.
 //
 // Nothing is sorted. The last logit that passes is found digit by digit from histograms over its
 // bits: of counts for top_k, of probabilities for top_p. Probabilities are added as whole numbers
@@ -15,11 +15,12 @@
 //   1 read  temperature f32[]
 //   2 read  top_k       i32[]
 //   3 read  top_p       f32[]
-//   4 read  seed        u32[]
-//   5 read  positions   i32[ROWS]
-//   6 read  tops        f32[ROWS,CHUNKS]
-//   7 read  ids         u32[ROWS,CHUNKS]
-//   8 write chosen      i32[ROWS]
+//   4 read  reach       f32[]
+//   5 read  seed        u32[]
+//   6 read  positions   i32[ROWS]
+//   7 read  tops        f32[ROWS,CHUNKS]
+//   8 read  ids         u32[ROWS,CHUNKS]
+//   9 write chosen      i32[ROWS]
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint VOCABULARY = 1;
 layout(constant_id = 2) const uint CHUNKS = 1;
@@ -31,11 +32,12 @@ layout(binding = 0, std430) readonly buffer Logits { float logits[]; };
 layout(binding = 1, std430) readonly buffer Temperature { float temperature[]; };
 layout(binding = 2, std430) readonly buffer TopK { int top_k[]; };
 layout(binding = 3, std430) readonly buffer TopP { float top_p[]; };
-layout(binding = 4, std430) readonly buffer Seed { uint seed[]; };
-layout(binding = 5, std430) readonly buffer Positions { int positions[]; };
-layout(binding = 6, std430) readonly buffer Tops { float tops[]; };
-layout(binding = 7, std430) readonly buffer Ids { uint ids[]; };
-layout(binding = 8, std430) writeonly buffer Chosen { int chosen[]; };
+layout(binding = 4, std430) readonly buffer Reach { float reach[]; };
+layout(binding = 5, std430) readonly buffer Seed { uint seed[]; };
+layout(binding = 6, std430) readonly buffer Positions { int positions[]; };
+layout(binding = 7, std430) readonly buffer Tops { float tops[]; };
+layout(binding = 8, std430) readonly buffer Ids { uint ids[]; };
+layout(binding = 9, std430) writeonly buffer Chosen { int chosen[]; };
 #include "philox.glsl"
 #include "sample_best.glsl"
 
@@ -225,7 +227,7 @@ Cut select(uint kind, Cut cut, float top, float target) {
   return Cut(prefix, prefix == cut.key ? cut.ties : ties, uint(clamp(kept, 1.0, float(ties))));
 }
 
-// The best of the tokens that pass both filters.
+// The best of the tokens that pass all filters.
 Best draw(float top) {
   Cut cut = Cut(0, 0, 0);
   if (top_k[0] > 0 && top_k[0] < int(VOCABULARY)) {
@@ -244,7 +246,8 @@ Best draw(float top) {
     [[unroll]] for (uint i = 0; i < BATCH; i++) {
       const uint id = begin + i * THREADS;
       const uint key = key_of(x[i]);
-      if (id < VOCABULARY && (key > cut.key || (key == cut.key && id <= last_id))) {
+      const bool near = reach[0] < 0 || !(top - x[i] > reach[0]);
+      if (id < VOCABULARY && near && (key > cut.key || (key == cut.key && id <= last_id))) {
         const uint word = philox(uvec4(id, uint(positions[row()]), 0, 0), seed[0]).x;
         const float noise = -log(negative_log(unit_interval(word)));
         best = better(best, Best(x[i] / temperature[0] + noise, id));

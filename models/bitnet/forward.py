@@ -23,6 +23,12 @@ FREQUENCIES = "rope.frequencies"
 FIRST_SLOT = "cache.first"
 """Name of the constant that holds the number 0: the cache's first slot."""
 
+SEEN = "seen"
+"""Name of the state that flags the tokens of a text, f32 [vocabulary], for the op `penalize`."""
+
+MARK = "seen.mark"
+"""Name of the constant that holds the number 1: a flag."""
+
 STATES = ("token", "position", "stopped")
 """States of the decoding graph, i32 [1]: what comes next, where, and whether a stop came."""
 
@@ -40,8 +46,8 @@ def rope_frequencies(config: BitNetConfig) -> Array:
 def graph_weights(config: BitNetConfig, weights: Mapping[str, HostValue]) -> dict[str, HostValue]:
     """All values that the graphs of a model want: its weights and the rotary frequencies."""
     values = {name: weights[name] for name in weight_shapes(config)}
-    first = np.zeros(1, np.int32)
-    return {**values, FREQUENCIES: rope_frequencies(config), FIRST_SLOT: first}
+    constants = {FIRST_SLOT: np.zeros(1, np.int32), MARK: np.ones(1, np.float32)}
+    return {**values, FREQUENCIES: rope_frequencies(config), **constants}
 
 
 def loss_graph(config: BitNetConfig, tokens: int, embedding: DType = DType.F16) -> Graph:
@@ -86,15 +92,20 @@ def layer_graph(config: BitNetConfig, layer: int, tokens: int) -> Graph:
 
 
 def prompt_graph(
-    config: BitNetConfig, tokens: int, context: int, embedding: DType = DType.F16
+    config: BitNetConfig,
+    tokens: int,
+    context: int,
+    embedding: DType = DType.F16,
+    penalized: bool = False,
 ) -> Graph:
     """Feeds a prompt through a key-value cache and samples the token behind it.
 
     Inputs: tokens, positions, first and last as in `loss_graph`, where first and last count slots
     of the cache; slots (i32 [tokens], where each token is kept), row (i32 [1], the last token of
-    the prompt), end (i32 [1], the position behind it), the scalars temperature, top_k, top_p
-    and seed of the op `sample`, and stops (i32 [`STOPS`], of the op `until_stop`). Output: next
-    (i32 [1]). In place: the caches, and `STATES`, what `decode_graph` goes on from.
+    the prompt), end (i32 [1], the position behind it), the scalars of the op `sample`, and stops
+    (i32 [`STOPS`], of the op `until_stop`). With `penalized`, the tokens that the state `SEEN`
+    flags are made less probable, by the scalars of the op `penalize`. Output: next (i32 [1]). In
+    place: the caches, and `STATES`, what `decode_graph` goes on from.
     """
     model = _Model("bitnet_prompt", config, tokens, embedding)
     model.cache(context, model.input("slots", "i32", tokens))
@@ -102,14 +113,18 @@ def prompt_graph(
     with model.builder.scope("head"):
         last = model.builder.op("gather_rows", hidden, model.input("row", "i32", 1))
     none = model.builder.add_input(FIRST_SLOT, tensor("i32", 1), Role.WEIGHT)
-    return model.sampled(last, model.input("end", "i32", 1), none)
+    seen = model.seen() if penalized else None
+    return model.sampled(last, model.input("end", "i32", 1), none, seen)
 
 
-def decode_graph(config: BitNetConfig, context: int, embedding: DType = DType.F16) -> Graph:
+def decode_graph(
+    config: BitNetConfig, context: int, embedding: DType = DType.F16, penalized: bool = False
+) -> Graph:
     """One token through the cache: its number and its position are states, and move on in place.
 
-    Inputs: the scalars of the op `sample`, and stops. Output: next (i32 [1]), which is -1 once a
-    stop token was sampled. So steps can follow each other without the host.
+    Inputs: the scalars of the op `sample`, and stops; `penalized` as in `prompt_graph`, and the
+    token is flagged too. Output: next (i32 [1]), which is -1 once a stop token was sampled. So
+    steps can follow each other without the host.
     """
     model = _Model("bitnet_decode", config, 1, embedding)
     position = model.state("position")
@@ -119,7 +134,8 @@ def decode_graph(config: BitNetConfig, context: int, embedding: DType = DType.F1
     hidden = model.body(token, model.context(position, first, position))
     with model.builder.scope("head"):
         end = model.builder.op("add_ids", position, by=1, name="end")
-    return model.sampled(hidden, end, stopped)
+    seen = model.mark_seen(token) if penalized else None
+    return model.sampled(hidden, end, stopped, seen)
 
 
 def cache_shapes(config: BitNetConfig, context: int) -> dict[str, tuple[int, ...]]:
@@ -153,7 +169,7 @@ class _Model:
         self.builder = GraphBuilder(name)
         self.config = config
         self.tokens = tokens
-        self.caches: list[tuple[Value, Value]] = []
+        self.kept: list[tuple[Value, Value]] = []
         self._states: dict[str, Value] = {}
         self._cache_of: dict[str, Value] = {}
         self._slots: Value | None = None
@@ -177,6 +193,19 @@ class _Model:
         for name, shape in cache_shapes(self.config, context).items():
             self._cache_of[name] = self._define_state(name, tensor("f32", *shape))
         self._slots = slots
+
+    def seen(self) -> Value:
+        """A flag for each token of the vocabulary."""
+        return self._define_state(SEEN, tensor("f32", self.config.vocab_size))
+
+    def mark_seen(self, token: Value) -> Value:
+        """The flags with that of one token set, in place."""
+        old = self.seen()
+        mark = self.builder.add_input(MARK, tensor("f32", 1), Role.WEIGHT)
+        with self.builder.scope("head"):
+            new = self.builder.op("write_rows", old, mark, token, name=f"{SEEN}.new")
+        self.kept.append((new, old))
+        return new
 
     def _define_state(self, name: str, type: TensorType) -> Value:
         self._states[name] = self.builder.add_input(name, type, Role.STATE)
@@ -207,15 +236,19 @@ class _Model:
             table = self.builder.op("rope_table", positions, self._frequencies, name="rope_table")
         return _Context(table, first, last, self._slots)
 
-    def sampled(self, hidden: Value, end: Value, stopped: Value) -> Graph:
+    def sampled(self, hidden: Value, end: Value, stopped: Value, seen: Value | None) -> Graph:
         """The graph that samples after one row of hidden states, at the position `end`."""
         b = self.builder
         with b.scope("head"):
             logits = b.op("matmul", hidden, self.head(), transpose_b=True, name="logits")
+            if seen is not None:
+                factors = (self.input(name, "f32") for name in ("penalty", "inverse"))
+                logits = b.op("penalize", logits, seen, *factors, name="penalized")
             scalars = (
                 self.input("temperature", "f32"),
                 self.input("top_k", "i32"),
                 self.input("top_p", "f32"),
+                self.input("reach", "f32"),
                 self.input("seed", "u32"),
             )
             stops = self.input("stops", "i32", STOPS)
@@ -229,7 +262,7 @@ class _Model:
                 b.op("add_ids", stopped, by=0, name="stopped.new"),
             )
         states = [self._states.get(name) or self.state(name) for name in STATES]
-        in_place = [*self.caches, *zip(moved, states, strict=True)]
+        in_place = [*self.kept, *zip(moved, states, strict=True)]
         aliases = tuple(Alias(new.name, old.name) for new, old in in_place)
         return b.finish((following, *(new for new, _ in in_place)), aliases)
 
@@ -278,7 +311,7 @@ class _Model:
     def _remember(self, name: str, rows: Value, slots: Value) -> Value:
         old = self._cache_of[name]
         new = self.builder.op("write_rows", old, rows, slots, name=f"{name}.new")
-        self.caches.append((new, old))
+        self.kept.append((new, old))
         return new
 
     def _mlp(self, prefix: str, h: Value) -> Value:

@@ -11,8 +11,8 @@ import numpy as np
 
 from ...graph.errors import BitgraphError
 from ...graph.tensors import Array, HostValue, Ternary, packed_bytes
-from .checkpoint import save_checkpoint
 from .config import BitNetConfig, is_projection, weight_shapes
+from .gguf_checkpoint import save_checkpoint
 from .synthetic_tokenizer import synthetic_tokenizer
 
 PRESETS: Final[Mapping[str, BitNetConfig]] = {

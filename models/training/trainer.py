@@ -26,6 +26,7 @@ from ..data.batching import TokenBatch, share_weights
 from ..data.examples import Example, lengths_of
 from ..data.ordering import plan_epoch
 from .budget import CompiledStep, StepCompiler
+from .evaluation import example_losses, mean_loss
 from .options import TrainingOptions, total_steps
 
 WINDOW = 32
@@ -151,14 +152,8 @@ class Trainer:
 
     def evaluate(self, examples: Sequence[Example]) -> float:
         """Mean loss over all supervised tokens of a data set."""
-        total, count = 0.0, 0
-        batching = self.options.batching(self._bucket)
-        for chosen in plan_epoch(lengths_of(examples), batching, 0, 0, shuffle=False):
-            batch = batching.batch([examples[index] for index in chosen])
-            results = self._program("eval", batch.tokens.size).run(batch.inputs())
-            total += float(np.sum(results["nll"], dtype=np.float64))
-            count += batch.supervised_tokens
-        return total / max(count, 1)
+        size, bucket = self.options.batch_size, self._bucket
+        return mean_loss(example_losses(partial(self._program, "eval"), examples, size, bucket))
 
     def profile(self, batch: TokenBatch) -> list[tuple[Node, float]]:
         """The nodes of a step that computes nothing twice, and the seconds that each takes.

@@ -211,6 +211,7 @@ def test_decoding_through_the_cache_equals_the_whole_sequence() -> None:
         "temperature": np.asarray(0, np.float32),
         "top_k": np.asarray(0, np.int32),
         "top_p": np.asarray(1, np.float32),
+        "reach": np.asarray(-1, np.float32),
         "seed": np.asarray(0, np.uint32),
         "stops": np.full(STOPS, -1, np.int32),
     }

@@ -1,5 +1,6 @@
 """What the documentation shows is what the code gives."""
 
+import io
 import re
 import shlex
 import shutil
@@ -44,13 +45,25 @@ def test_the_commands_of_the_readme(bitgraph, model, data, tmp_path, monkeypatch
     shutil.copy(model, "model.gguf")
     for name in ("train.json", "eval.json"):
         shutil.copy(data, name)
+    Path("prompts.txt").write_text("the time\nof all\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("the time\n"))
     names = set()
     for words in commands(ROOT / "README.md"):
         if "2b-4t" not in words and words[0] not in ("devices", "verify"):
             result = bitgraph(*words)
             assert result.code == 0, (words, result.err)
             names.add(words[0])
-    assert names >= {"train", "generate", "inspect", "init", "compile", "opt", "tune"}
+    assert names >= {
+        "train",
+        "generate",
+        "eval",
+        "export",
+        "import",
+        "inspect",
+        "init",
+        "compile",
+        "opt",
+    }
 
 
 def test_the_table_of_patterns_is_the_one_that_is_used():

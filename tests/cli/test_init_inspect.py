@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from bitgraph.models.bitnet.config import projection_shapes
 from bitgraph.models.bitnet.presets import PRESETS
 from bitgraph.models.gguf import TensorSource, write_gguf
 from click.testing import CliRunner
+from safetensors.numpy import save_file
 
 
 def run(command, *arguments):
@@ -113,6 +115,18 @@ def test_inspect_lists_tensors(tiny):
     assert "[128, 256]" in shown["blk.1.ffn_down.weight"]
     assert shown["token_embd.weight"].endswith("131,072")
     assert sum(name.startswith("blk.") for name in shown) == 22
+
+
+def test_inspect_shows_a_hugging_face_folder(tmp_path):
+    table, scale = np.zeros((4, 2), np.float32), np.ones(1, np.float32)
+    save_file({"embed": table, "a": scale, "b": scale}, tmp_path / "model.safetensors")
+    config = {"hidden_size": 2, "quantization_config": {"linear_class": "autobitlinear"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shown = facts(run(inspect, tmp_path, "--tensors").output)
+    assert shown["hidden_size"] == "2"
+    assert shown["linear_class"] == "autobitlinear"
+    assert shown["F32"].split() == ["3", "10", "40"]
+    assert shown["embed"].split() == ["F32", "[4,", "2]", "32"]
 
 
 def test_inspect_shows_any_gguf_file_safely(tmp_path):

@@ -510,9 +510,16 @@ def sample(
     top_p: float = 1.0,
     seed: int = 0,
     positions: Array | None = None,
+    reach: float = -1.0,
 ) -> Array:
     rows = np.arange(len(logits), dtype=np.int32) if positions is None else positions
-    knobs = scalar(temperature), scalar(top_k, "i4"), scalar(top_p), scalar(seed, "u4")
+    knobs = (
+        scalar(temperature),
+        scalar(top_k, "i4"),
+        scalar(top_p),
+        scalar(reach),
+        scalar(seed, "u4"),
+    )
     ids: Array = evaluate("sample", logits.astype(np.float32), *knobs, rows)
     return ids
 
@@ -573,6 +580,40 @@ def test_filters_keep_the_best_and_their_proportions(
     assert set(ids.tolist()) == kept
     mask = np.isin(np.arange(8), list(kept))
     assert chi_square(ids, np.where(mask, softmax(np.where(mask, LOGITS, -np.inf)), 0)) < 29.9
+
+
+@pytest.mark.parametrize(
+    ("min_p", "temperature", "top_k", "kept"),
+    [
+        (0.5, 1.0, 0, {3}),  # the second is exp(-0.8) = 0.45 of the first
+        (0.4, 1.0, 0, {3, 5}),
+        (0.4, 2.0, 0, {0, 2, 3, 5, 7}),  # of the same, hotter: the square roots
+        (0.4, 2.0, 3, {0, 3, 5}),
+        (1.0, 1.0, 0, {3}),
+        (1e-9, 1.0, 0, {0, 1, 2, 3, 4, 5, 6, 7}),
+    ],
+)
+def test_min_p_keeps_what_is_near_the_best(
+    min_p: float, temperature: float, top_k: int, kept: set[int]
+) -> None:
+    p = softmax(LOGITS / temperature)
+    near = set(np.flatnonzero(p >= min_p * p.max()).tolist())
+    assert kept == (near if top_k == 0 else near & {0, 3, 5})
+    reach = -temperature * np.log(min_p)
+    ids = sample(np.tile(LOGITS, (2000, 1)), temperature, top_k, reach=reach, seed=3)
+    assert set(ids.tolist()) == kept
+
+
+def test_a_reach_of_zero_keeps_all_that_are_best() -> None:
+    ids = sample(np.tile([1.0, 3.0, 3.0, 2.0], (300, 1)), reach=0.0)
+    assert set(ids.tolist()) == {1, 2}
+
+
+def test_what_was_seen_is_penalized() -> None:
+    logits = np.array([[2.0, -2.0, 0.0, 4.0], [-8.0, 8.0, 1.0, -1.0]], np.float32)
+    seen = np.array([1, 1, 1, 0], np.float32)
+    penalized = evaluate("penalize", logits, seen, scalar(4.0), scalar(0.25))
+    assert penalized.tolist() == [[0.5, -8.0, 0.0, 4.0], [-32.0, 2.0, 0.25, -1.0]]
 
 
 def test_the_smallest_set_that_reaches_top_p_is_kept() -> None:

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import safetensors
+from bitgraph.backends.numpy.backend import NumpyBackend
 from bitgraph.graph.errors import BitgraphError
+from bitgraph.graph.ops import OPS
+from bitgraph.graph.tensors import Ternary
 from bitgraph.models.adapters.peft import (
     WEIGHTS,
     LoraAdapter,
@@ -16,6 +19,13 @@ from bitgraph.models.adapters.peft import (
     load_adapter,
     save_adapter,
 )
+from bitgraph.models.bitnet.checkpoint import load_checkpoint
+from bitgraph.models.bitnet.config import is_projection, projection_shapes, weight_shapes
+from bitgraph.models.bitnet.forward import graph_weights, logits_graph
+from bitgraph.passes.lora import Lora
+from bitgraph.passes.manager import PassManager
+from bitgraph.passes.surrogate import Surrogate
+from hf_folders import CONFIG, config_keys, stored, write_folder
 
 # Warnings of these packages are not the project's.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -188,3 +198,90 @@ def test_the_start_is_distributed_as_pefts(lib, tmp_path: Path):
     for name, tensor in ours.items():
         assert np.abs(tensor).max() == pytest.approx(np.abs(theirs[name]).max(), rel=0.02)
         assert tensor.std() == pytest.approx(theirs[name].std(), rel=0.05)
+
+
+def random_model() -> dict[str, Any]:
+    """Weights that BF16 holds exactly, under our names, small enough to keep activations near 1."""
+    rng = np.random.default_rng(3)
+    weights: dict[str, Any] = {}
+    for name, shape in weight_shapes(CONFIG).items():
+        if is_projection(name):
+            weights[name] = Ternary.pack(rng.integers(-1, 2, shape), 2.0**-3)
+        elif len(shape) == 2:
+            weights[name] = (rng.integers(-64, 64, shape) / 32).astype(np.float16)
+        else:
+            weights[name] = (1 + rng.integers(-8, 8, shape) / 64).astype(np.float32)
+    return weights
+
+
+def smooth_torch_model(lib: Torch, weights: dict[str, Any]) -> Any:
+    """transformers' model with the ternary weights as floats and no activation quantizer."""
+    config = lib.transformers.BitNetConfig(**config_keys(CONFIG), attn_implementation="eager")
+    model = lib.transformers.BitNetForCausalLM(config).float().eval()
+    state = {
+        f"model.{name}": w.codes() * np.float32(w.scale) if isinstance(w, Ternary) else w
+        for name, w in weights.items()
+    }
+    tensors = {n: lib.torch.from_numpy(w.astype(np.float32)) for n, w in state.items()}
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    assert (list(missing), list(unexpected)) == (["lm_head.weight"], [])  # tied
+    return model
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_peft_gives_our_logits_on_the_smooth_graph(lib, tmp_path, rslora):
+    """Our packed folder, our adapter folder; the activation quantizer is the identity in both."""
+    weights = random_model()
+    keys = config_keys(CONFIG, linear_class="autobitlinear", quantization_mode="offline")
+    write_folder(tmp_path / "base", stored(weights, "autobitlinear"), keys, CONFIG.vocab_size)
+    shapes = projection_shapes(CONFIG)
+    rng = np.random.default_rng(4)
+    tensors = {
+        name: tensor + 0.1 * rng.standard_normal(tensor.shape, np.float32)
+        for name, tensor in initial_tensors(shapes, 4, seed=0).items()
+    }
+    save_adapter(tmp_path / "adapter", LoraAdapter(4, 6.0, SEVEN, tensors, rslora=rslora))
+
+    ids = rng.integers(0, CONFIG.vocab_size, 24)
+    model = smooth_torch_model(lib, weights)
+    with lib.torch.no_grad():
+        plain = model(lib.torch.from_numpy(ids[None])).logits[0].numpy()
+        adapted = lib.peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+        theirs = adapted(lib.torch.from_numpy(ids[None])).logits[0].numpy()
+
+    checkpoint, adapter = load_checkpoint(tmp_path / "base"), load_adapter(tmp_path / "adapter")
+    lora = Lora(adapter.rank, adapter.scaling * adapter.rank)
+    graph = PassManager((lora, Surrogate())).run(logits_graph(CONFIG, ids.size))
+    backend = NumpyBackend()
+    backend.load({**graph_weights(CONFIG, checkpoint.weights), **adapter.tensors})
+    slots = np.arange(ids.size, dtype=np.int32)
+    feeds = {"tokens": ids.astype(np.int32), "positions": slots, "first": 0 * slots, "last": slots}
+    ours = backend.compile(graph).run(feeds)["logits"]
+    assert np.abs(theirs - plain).max() > 0.1 * np.abs(plain).max()  # the adapter counts
+    assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("linear_class", ["autobitlinear", "bitlinear"])
+def test_transformers_reads_the_packed_weights_as_we_do(lib, tmp_path, linear_class):
+    """One packed layer of the library's own against ours, scale convention included."""
+    bitnet = pytest.importorskip("transformers.integrations.bitnet")
+    weight = random_model()["layers.0.mlp.up_proj.weight"]
+    raw = stored({"layers.0.mlp.up_proj.weight": weight}, linear_class)
+    packed = np.frombuffer(raw["model.layers.0.mlp.up_proj.weight"]["data"], np.uint8)
+    rows = lib.torch.from_numpy(packed.reshape(-1, weight.shape[1]).copy())
+    codes = bitnet.unpack_weights(rows, dtype=lib.torch.float32).numpy()
+    assert np.array_equal(codes, weight.codes())
+    x = np.random.default_rng(5).standard_normal((3, weight.shape[1])).astype(np.float32)
+    kind = bitnet.AutoBitLinear if linear_class == "autobitlinear" else bitnet.BitLinear
+    layer = kind(weight.shape[1], weight.shape[0], bias=False, dtype=lib.torch.float32)
+    stored_scale = 1 / weight.scale if linear_class == "bitlinear" else weight.scale
+    if linear_class == "autobitlinear":
+        layer.weight.data = lib.torch.from_numpy(codes.copy())
+    else:
+        layer.weight = rows
+    layer.weight_scale = lib.torch.tensor([stored_scale])
+    with lib.torch.no_grad():
+        theirs = layer(lib.torch.from_numpy(x)).numpy()
+    quantized = OPS["quantize"].eval(x)
+    ours = OPS["ternary_matmul"].eval(quantized, weight)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tokenizers
 from bitgraph.graph.errors import BitgraphError
-from bitgraph.models.bitnet.checkpoint import checkpoint_tensors, load_checkpoint
+from bitgraph.models.bitnet.checkpoint import load_checkpoint
+from bitgraph.models.bitnet.gguf_checkpoint import checkpoint_tensors
 from bitgraph.models.bitnet.metadata import write_config
 from bitgraph.models.bitnet.presets import PRESETS, preset_config, write_random_model
 from bitgraph.models.bitnet.synthetic_tokenizer import synthetic_tokenizer

@@ -134,6 +134,21 @@ def test_the_device_stops_at_a_stop_token(backend: VulkanBackend) -> None:
         assert backend.read("stopped").tolist() == [1]
 
 
+def test_the_device_remembers_the_tokens_of_a_text(backend: VulkanBackend) -> None:
+    """So large a penalty lets no token come twice; a conversation goes on from its cache."""
+    generator = Generator(CONFIG, model_values(), backend, context=64)
+    sampling = Sampling(temperature=1.0, min_p=1e-6, repetition_penalty=1000.0, seed=3)
+    prompt = [1, 2, 3]
+    for _ in range(2):
+        tokens = list(generator.generate(prompt, sampling, frozenset(), 12))
+        assert len({*prompt, *tokens}) == len(prompt) + 12
+        flags = set(np.flatnonzero(backend.read("seen")).tolist())
+        assert {*prompt, *tokens[:-1]} <= flags  # the last one is flagged when it is fed
+        prompt = prompt + tokens[:5]
+    free = generator.generate([1, 2, 3], Sampling(temperature=1.0, seed=3), frozenset(), 40)
+    assert len(set(free)) < 40
+
+
 def test_a_watched_schedule_flags_the_first_bad_result() -> None:
     watch = with_watch(make_plan(SQUARES, Limits()), SQUARES, Limits())
     assert [value.name for _, value in watch.watched] == ["a", "b", "c"]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from op_cases import fixed_cases, one_op_graph
 from vulkan_cases import run_on_device, simulate, values_of
 
-SAMPLE = OPS["sample"]
+SAMPLE, PENALIZE = OPS["sample"], OPS["penalize"]
 ROUNDING = 1e-5
 """How far sums of probabilities, and scores of which the larger wins, may be off."""
 ROWS, VOCABULARY = 4, 5000
@@ -33,6 +33,7 @@ def sample_graph(rows: int, vocabulary: int) -> Graph:
         "temperature": tensor("f32"),
         "top_k": tensor("i32"),
         "top_p": tensor("f32"),
+        "reach": tensor("f32"),
         "seed": tensor("u32"),
         "positions": tensor("i32", rows),
     }
@@ -41,13 +42,19 @@ def sample_graph(rows: int, vocabulary: int) -> Graph:
 
 
 def sample_values(
-    logits: Array, temperature: float, top_k: int, top_p: float, seed: int
+    logits: Array,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    reach: float = -1.0,
 ) -> dict[str, HostValue]:
     return {
         "logits": logits.astype(np.float32),
         "temperature": np.array(temperature, np.float32),
         "top_k": np.array(top_k, np.int32),
         "top_p": np.array(top_p, np.float32),
+        "reach": np.array(reach, np.float32),
         "seed": np.array(seed, np.uint32),
         "positions": np.arange(7, 7 + len(logits), dtype=np.int32),
     }
@@ -69,6 +76,10 @@ def borderline(values: dict[str, HostValue], row: int) -> bool:
     surely, perhaps = before < top_p - margin, before < top_p + margin
     surely[0] = perhaps[0] = True
     words = philox((order, int(values["positions"][row]), 0, 0), int(values["seed"]))[0]
+    if values["reach"] >= 0:  # a subtraction: no rounding to allow for
+        logits = values["logits"][row]
+        near = ~(logits.max() - logits[order] > values["reach"])
+        surely, perhaps = surely & near, perhaps & near
     scores = z[order] - np.log(-np.log(unit_interval(words).astype(np.float64)))
     best = np.where(surely, scores, -np.inf).argmax()
     rivals = np.flatnonzero(perhaps & (np.arange(len(order)) != best))
@@ -88,8 +99,18 @@ def assert_same_tokens(
 
 
 def by_name(graph: Graph, values: dict[str, HostValue]) -> dict[str, HostValue]:
-    names = ("logits", "temperature", "top_k", "top_p", "seed", "positions")
+    names = ("logits", "temperature", "top_k", "top_p", "reach", "seed", "positions")
     return dict(zip(names, (values[i.value.name] for i in graph.inputs), strict=True))
+
+
+@pytest.mark.parametrize(("op", "case"), fixed_cases([PENALIZE]))
+def test_penalties_are_the_same_bits(op: OpDef, case: Case) -> None:
+    graph = one_op_graph(op, case)
+    values = values_of(graph, case, 0)
+    (expected,) = evaluate(graph, values).values()
+    for results in (simulate(graph, values, seed=0), run_on_device(graph, values)):
+        (result,) = results.values()
+        np.testing.assert_array_equal(result.view(np.uint32), expected.view(np.uint32))
 
 
 @pytest.mark.parametrize(("op", "case"), fixed_cases([SAMPLE]))
@@ -154,14 +175,15 @@ def logits_of(kind: str, rng: np.random.Generator) -> Array:
     temperature=st.sampled_from([0.0, -1.0, 1e-3, 0.5, 1.0, 3.0]),
     top_k=st.sampled_from([0, 1, 3, 100, 1000, 5000]),
     top_p=st.floats(0, 1.0625, width=16),
+    reach=st.sampled_from([-1.0, 0.0, 0.25, 3.0, 1e30]),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_logits_on_device(
-    kind: str, temperature: float, top_k: int, top_p: float, seed: int
+    kind: str, temperature: float, top_k: int, top_p: float, reach: float, seed: int
 ) -> None:
     logits = logits_of(kind, np.random.default_rng(seed))
     graph = sample_graph(ROWS, VOCABULARY)
-    values = sample_values(logits, temperature, top_k, top_p, seed)
+    values = sample_values(logits, temperature, top_k, top_p, seed, reach)
     with np.errstate(all="ignore"):
         assert_same_tokens(graph, run_on_device(graph, values), values)
 
@@ -170,8 +192,10 @@ def test_large_vocabulary_on_device() -> None:
     vocabulary = 128256
     rng = np.random.default_rng(3)
     graph = sample_graph(1, vocabulary)
-    for temperature, top_k, top_p in ((0.0, 0, 1.0), (0.8, 50, 0.9), (1.2, 0, 0.7)):
+    for temperature, top_k, top_p, reach in (
+        (0.0, 0, 1.0, 1.0), (0.8, 50, 0.9, -1.0), (1.2, 0, 0.7, -1.0), (1.2, 0, 1.0, 2.0),
+    ):  # fmt: skip
         logits = 2 * rng.standard_normal((1, vocabulary))
-        values = sample_values(logits, temperature, top_k, top_p, 99)
+        values = sample_values(logits, temperature, top_k, top_p, 99, reach)
         assert not borderline(values, 0)
         assert assert_same_tokens(graph, run_on_device(graph, values), values) == 1

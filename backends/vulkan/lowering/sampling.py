@@ -22,7 +22,7 @@ _LONGEST_WORD = 16
 
 
 def _sample(lowering: Lowering, node: Node) -> None:
-    names = ("logits", "temperature", "top_k", "top_p", "seed", "positions")
+    names = ("logits", "temperature", "top_k", "top_p", "reach", "seed", "positions")
     operands = dict(zip(names, node.inputs, strict=True))
     rows, vocabulary = node.inputs[0].type.shape
     chunks = -(-vocabulary // _CHUNK)
@@ -39,6 +39,15 @@ def _sample(lowering: Lowering, node: Node) -> None:
         "WORD": min(32 - vocabulary.bit_length(), _LONGEST_WORD),
     }
     lowering.call("sample", (rows, 1, 1), constants, **operands, **found, chosen=node.outputs[0])
+
+
+def _penalize(lowering: Lowering, node: Node) -> None:
+    logits, seen, penalty, inverse = node.inputs
+    rows, vocabulary = logits.type.shape
+    operands = {"logits": logits, "seen": seen, "penalty": penalty, "inverse": inverse}
+    constants = {"ROWS": rows, "VOCABULARY": vocabulary}
+    groups = groups_for(rows * vocabulary, 256, lowering.limits)
+    lowering.call("penalize", groups, constants, **operands, y=node.outputs[0])
 
 
 def _until_stop(lowering: Lowering, node: Node) -> None:
@@ -70,18 +79,19 @@ def _sample_meaning(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> None:
     logits, tops, ids, chosen = arrays(operands, "logits", "tops", "ids", "chosen")
-    scalars = arrays(operands, "temperature", "top_k", "top_p", "seed", "positions")
+    scalars = arrays(operands, "temperature", "top_k", "top_p", "reach", "seed", "positions")
     if scalars[0] <= 0:
         chosen[...] = ids[np.arange(len(tops)), tops.argmax(axis=1)]
     else:
         chosen[...] = op_def("sample").eval(logits, *scalars)
 
 
-RULES: dict[str, Rule] = {"sample": _sample, "until_stop": _until_stop}
+RULES: dict[str, Rule] = {"sample": _sample, "penalize": _penalize, "until_stop": _until_stop}
 MEANINGS: dict[str, Meaning] = dict(
     [
         ("sample_tops", _tops_meaning),
         ("sample", _sample_meaning),
+        of_op("penalize", "penalize"),
         of_op("until_stop", "until_stop"),
     ]
 )

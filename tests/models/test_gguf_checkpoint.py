@@ -9,17 +9,14 @@ import numpy as np
 import pytest
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.tensors import Ternary
-from bitgraph.models.bitnet.checkpoint import (
-    checkpoint_tensors,
-    load_checkpoint,
-    save_checkpoint,
-)
+from bitgraph.models.bitnet.checkpoint import load_checkpoint
 from bitgraph.models.bitnet.config import (
     PROJECTIONS,
     BitNetConfig,
     projection_shapes,
     weight_shapes,
 )
+from bitgraph.models.bitnet.gguf_checkpoint import checkpoint_tensors, save_checkpoint
 from bitgraph.models.bitnet.presets import PRESETS
 from bitgraph.models.gguf import GgmlType, TensorSource, gguf_size, read_gguf, write_gguf
 from gguf_bytes import FLOAT32, gguf, pair, record, text, u32
@@ -547,5 +544,5 @@ def test_norms_are_finite(parts):
 
 @pytest.mark.parametrize("missing", ["nothing.gguf", "."])
 def test_no_file(tmp_path, missing):
-    with pytest.raises(BitgraphError, match=r"does not exist|is a folder"):
+    with pytest.raises(BitgraphError, match=r"does not exist|has no config\.json"):
         load_checkpoint(tmp_path / missing)

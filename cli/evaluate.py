@@ -1,0 +1,112 @@
+"""`bitgraph eval`: loss and perplexity on a data set, with and without adapters."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from ..graph.errors import BitgraphError
+from ..models.adapters.stacking import stack
+from ..models.bitnet.checkpoint import load_checkpoint
+from ..models.bitnet.tokenizer import Tokenizer
+from ..models.files import atomic_write
+from ..models.training.evaluation import Evaluator, ExampleLoss, mean_loss, perplexity
+from ..models.training.options import TrainingOptions
+from ..models.training.trainer import BUCKET
+from .data_options import DataOptions, data_options, describe_data, load_data
+from .options import (
+    PATH,
+    activation_option,
+    backend_option,
+    device_option,
+    from_defaults,
+    lora_option,
+    make_backend,
+    model_option,
+)
+from .session import parse_adapter
+
+
+@click.command("eval")
+@model_option
+@data_options
+@lora_option
+@click.option("--out", type=PATH, help="File for the loss of each example, as JSONL.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Examples that run together.",
+    **from_defaults(TrainingOptions, "batch_size"),
+)
+@activation_option
+@backend_option
+@device_option
+def eval_(
+    model: Path,
+    source: DataOptions,
+    lora: tuple[str, ...],
+    out: Path | None,
+    batch_size: int,
+    activation: str | None,
+    backend: str,
+    device: str | None,
+) -> None:
+    """Take the loss over the responses of a data set; with --lora, of both, side by side."""
+    checkpoint = load_checkpoint(model, activation)
+    config = checkpoint.config
+    if source.max_seq_len > config.max_position_embeddings:
+        raise BitgraphError(
+            f"max-seq-len is {source.max_seq_len}, but the model's context is "
+            f"{config.max_position_embeddings}; choose a smaller --max-seq-len"
+        )
+    tokenizer = Tokenizer.from_metadata(checkpoint.metadata, str(model))
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    prepared = load_data(console, source, tokenizer)
+    examples = prepared.encoded.examples
+    named = [parse_adapter(text, config) for text in lora]
+    evaluator = Evaluator(
+        config, checkpoint.weights, make_backend(backend, device), batch_size, BUCKET
+    )
+    count = len(examples)
+    losses = {"without": _taken(evaluator.losses(examples), count, "without")}
+    if named:
+        adapter = stack([(item.adapter, item.scale) for item in named])
+        adapted = evaluator.losses(examples, adapter)
+        losses["with"] = _taken(adapted, count, "with")
+    if out is not None:
+        _write(out, losses)
+    supervised = sum(loss.supervised for loss in losses["without"])
+    describe_data(console, source, prepared)
+    click.echo(f"{source.data}: {count:,} examples, {supervised:,} tokens that count")
+    Console().print(_table(losses, " + ".join(item.name for item in named)))
+
+
+def _taken(losses: Iterator[ExampleLoss], count: int, name: str) -> list[ExampleLoss]:
+    """All of them, with a progress bar on a terminal."""
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return list(track(losses, name, count, console=console, transient=True, disable=hidden))
+
+
+def _write(path: Path, losses: dict[str, list[ExampleLoss]]) -> None:
+    """One object a line for each example, in the order of the data."""
+    with atomic_write(path) as file:
+        for number, each in enumerate(zip(*losses.values(), strict=True), 1):
+            means = {f"loss_{name}": loss.mean for name, loss in zip(losses, each, strict=True)}
+            record = {"example": number, "tokens": each[0].supervised, **means}
+            file.write(json.dumps(record).encode() + b"\n")
+
+
+def _table(losses: Mapping[str, Sequence[ExampleLoss]], adapters: str) -> Table:
+    table = Table(box=None)
+    for title in ("adapter", "loss", "perplexity"):
+        table.add_column(title, justify="left" if title == "adapter" else "right")
+    names = {"without": "none", "with": adapters}
+    for name, each in losses.items():
+        loss = mean_loss(each)
+        table.add_row(names[name], f"{loss:.4f}", f"{perplexity(loss):,.2f}")
+    return table
