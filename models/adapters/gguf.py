@@ -77,8 +77,13 @@ def stored_alpha(adapter: LoraAdapter) -> float:
     """Alpha for a format that scales by alpha / r and keeps it as float32.
 
     Raises:
-        BitgraphError: float32 cannot hold it.
+        BitgraphError: float32 cannot hold it, or it differs by module, which the format cannot say.
     """
+    if adapter.rank_pattern or adapter.alpha_pattern:
+        raise BitgraphError(
+            "the adapter's ranks or alphas differ by module, which this format has no place for; "
+            "export to peft"
+        )
     alpha = adapter.scaling * adapter.rank if adapter.rslora else adapter.alpha
     with np.errstate(over="ignore", under="ignore"):
         narrow = np.float32(alpha)
