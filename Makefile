@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --editable
 TORCH ?= torch==2.13.0
+# For Llama 3's vocabulary alone: what the package itself needs is left out.
+VOCABULARY ?= llama-models==0.3.0
 PYTEST_ARGS ?=
 
 # What `make demo` may be told: a model, records, a question and training options of your own.
@@ -43,6 +45,7 @@ $(VENV)/.ready: pyproject.toml | $(BIN)/python
 $(VENV)/.ready-dev: pyproject.toml | $(BIN)/python
 	@echo "installing bitgraph and its development tools into $(VENV)"
 	@$(INSTALL) '.[dev]'
+	-@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps $(VOCABULARY)
 	@touch $@ $(VENV)/.ready
 
 $(VENV)/.ready-torch: pyproject.toml | $(BIN)/python

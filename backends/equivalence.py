@@ -37,6 +37,7 @@ TOLERANCES: dict[str, float] = {
     "squared_relu": EXACT,
     "relu": EXACT,
     "full_like": EXACT,
+    "dropout": EXACT,
     "reshape": EXACT,
     "add_ids": EXACT,
     "gather_rows": EXACT,
@@ -59,6 +60,7 @@ TOLERANCES: dict[str, float] = {
     "guard": EXACT,
     "clip_factor": ROUNDING,
     "adamw": SUMS,
+    "sgd": SUMS,
     "silu": FUNCTIONS,
     "silu_slope": FUNCTIONS,
     "rope_table": 1e-3,  # angles up to 4096: an f32 cosine of that has no more digits everywhere

@@ -11,8 +11,8 @@ from bitgraph.models.adapters.lora import LoraAdapter, initial_tensors
 from bitgraph.models.bitnet.checkpoint import load_checkpoint
 from bitgraph.models.bitnet.config import PROJECTIONS, BitNetConfig, projection_shapes
 from bitgraph.models.bitnet.generate import Generator, Sampling
-from bitgraph.models.data.alpaca import Example
 from bitgraph.models.data.batching import make_batch
+from bitgraph.models.data.examples import Example, prompted
 from bitgraph.models.training.options import TrainingOptions
 from bitgraph.models.training.trainer import Trainer
 from instruments import (
@@ -54,7 +54,7 @@ def make_trainer(
     trainer = Trainer(checkpoint.config, weights, backend, options, costs=costs, bucket=1)
     rng = np.random.default_rng(0)
     ids = rng.integers(0, checkpoint.config.vocab_size, (steps * batch, length), np.int32)
-    return trainer, [Example(row, UNSUPERVISED) for row in ids]
+    return trainer, [prompted(row, UNSUPERVISED) for row in ids]
 
 
 def measure_training(

@@ -14,8 +14,8 @@ import numpy as np
 from bitgraph.backends.numpy.backend import NumpyBackend
 from bitgraph.models.bitnet.checkpoint import load_checkpoint
 from bitgraph.models.bitnet.forward import embedding_dtype, loss_graph
-from bitgraph.models.data.alpaca import Example
 from bitgraph.models.data.batching import make_batch
+from bitgraph.models.data.examples import prompted
 from bitgraph.models.training.options import TrainingOptions
 from bitgraph.models.training.trainer import Trainer
 from bitgraph.passes.manager import PassManager
@@ -35,7 +35,7 @@ def main(model: Path, tokens: int) -> None:
     trainer = Trainer(checkpoint.config, checkpoint.weights, NumpyBackend(), options, bucket=tokens)
     rng = np.random.default_rng(0)
     ids = rng.integers(0, checkpoint.config.vocab_size, tokens).astype(np.int32)
-    batch = make_batch([Example(ids, tokens // 4)], tokens)
+    batch = make_batch([prompted(ids, tokens // 4)], tokens)
     start = time.perf_counter()
     loss, norm = trainer.step(batch, 1, options.lr)
     print(

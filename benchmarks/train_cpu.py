@@ -40,7 +40,8 @@ def bitgraph(gguf: Path, data: Path, eval_data: Path | None, steps: int, threads
     from bitgraph.backends.numpy.backend import NumpyBackend
     from bitgraph.models.bitnet.checkpoint import load_checkpoint
     from bitgraph.models.bitnet.tokenizer import Tokenizer
-    from bitgraph.models.data.alpaca import load_alpaca, tokenize
+    from bitgraph.models.data.encoding import EncodingOptions
+    from bitgraph.models.data.source import prepare
     from bitgraph.models.training.options import TrainingOptions
     from bitgraph.models.training.trainer import Trainer
 
@@ -49,10 +50,11 @@ def bitgraph(gguf: Path, data: Path, eval_data: Path | None, steps: int, threads
     options = TrainingOptions(lr=2e-3, warmup=6, max_seq_len=256, max_steps=steps)
     trainer = Trainer(checkpoint.config, checkpoint.weights, NumpyBackend(threads), options)
     result: dict[str, Any] = {"side": "bitgraph", "threads": threads}
-    held_out = tokenize(load_alpaca(eval_data), tokenizer, 256).examples if eval_data else None
+    encoding = EncodingOptions(options.max_seq_len)
+    held_out = prepare(eval_data, tokenizer, encoding).encoded.examples if eval_data else None
     if held_out:
         result["eval_loss_before"] = trainer.evaluate(held_out)
-    examples = tokenize(load_alpaca(data), tokenizer, options.max_seq_len).examples
+    examples = prepare(data, tokenizer, encoding).encoded.examples
     begin = time.perf_counter()
     reports = list(trainer.fit(examples))
     result["wall_seconds"] = time.perf_counter() - begin

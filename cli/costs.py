@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from ..backends.vulkan.storage import cache_folder
 from ..graph.program import Backend
+from ..graph.storage import cache_folder
 from ..passes.checkpoint.costs import NOMINAL, CostTable, read_table
 
 

@@ -28,7 +28,8 @@ from ..graph.program import Backend
 from ..graph.tensors import HostValue
 from ..models.bitnet.checkpoint import load_checkpoint
 from ..models.bitnet.tokenizer import Tokenizer
-from ..models.data.alpaca import load_alpaca, tokenize
+from ..models.data.encoding import EncodingOptions
+from ..models.data.source import prepare
 from ..models.files import atomic_write, make_folder, write_text
 from ..models.training.options import TrainingOptions
 from ..models.training.sample import sample_state, sample_step
@@ -50,7 +51,7 @@ PROGRAM_TOLERANCE = 0.05
 
 @click.command()
 @model_option
-@click.option("--data", type=PATH, required=True, help="Records, Alpaca JSON; the first are used.")
+@click.option("--data", type=PATH, required=True, help="Records; the first are used.")
 @backend_option
 @device_option
 @click.option(
@@ -121,7 +122,7 @@ def _step(
             "smaller --max-seq-len"
         )
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata, str(model))
-    encoded = tokenize(load_alpaca(data), tokenizer, options.max_seq_len)
+    encoded = prepare(data, tokenizer, EncodingOptions(options.max_seq_len)).encoded
     examples = encoded.examples[: options.batch_size]
     return sample_step(checkpoint.config, checkpoint.weights, examples)
 

@@ -13,11 +13,12 @@ from ..graph.errors import BitgraphError
 from ..models.adapters.stacking import stack
 from ..models.bitnet.checkpoint import load_checkpoint
 from ..models.bitnet.tokenizer import Tokenizer
-from ..models.data.alpaca import load_alpaca, tokenize
+from ..models.data.examples import Example
 from ..models.files import atomic_write
 from ..models.training.evaluation import Evaluator, ExampleLoss, mean_loss, perplexity
 from ..models.training.options import TrainingOptions
 from ..models.training.trainer import BUCKET
+from .data_options import DataOptions, data_options, describe_data, load_data
 from .options import (
     PATH,
     activation_option,
@@ -33,7 +34,7 @@ from .session import parse_adapter
 
 @click.command("eval")
 @model_option
-@click.option("--data", type=PATH, required=True, help="Records, as for `bitgraph train`.")
+@data_options
 @lora_option
 @click.option("--out", type=PATH, help="File for the loss of each example, as JSONL.")
 @click.option(
@@ -42,22 +43,15 @@ from .session import parse_adapter
     help="Examples that run together.",
     **from_defaults(TrainingOptions, "batch_size"),
 )
-@click.option(
-    "--max-seq-len",
-    type=click.IntRange(min=2),
-    help="Tokens an example is cut to.",
-    **from_defaults(TrainingOptions, "max_seq_len"),
-)
 @activation_option
 @backend_option
 @device_option
 def eval_(
     model: Path,
-    data: Path,
+    source: DataOptions,
     lora: tuple[str, ...],
     out: Path | None,
     batch_size: int,
-    max_seq_len: int,
     activation: str | None,
     backend: str,
     device: str | None,
@@ -65,30 +59,27 @@ def eval_(
     """Take the loss over the responses of a data set; with --lora, of both, side by side."""
     checkpoint = load_checkpoint(model, activation)
     config = checkpoint.config
-    if max_seq_len > config.max_position_embeddings:
+    if source.max_seq_len > config.max_position_embeddings:
         raise BitgraphError(
-            f"max-seq-len is {max_seq_len}, but the model's context is "
+            f"max-seq-len is {source.max_seq_len}, but the model's context is "
             f"{config.max_position_embeddings}; choose a smaller --max-seq-len"
         )
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata, str(model))
-    encoded = tokenize(load_alpaca(data), tokenizer, max_seq_len)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    prepared = load_data(console, source, tokenizer)
+    examples = prepared.encoded.examples
     named = [parse_adapter(text, config) for text in lora]
     evaluator = Evaluator(
         config, checkpoint.weights, make_backend(backend, device), batch_size, BUCKET
     )
-    count = len(encoded.examples)
-    losses = {"without": _taken(evaluator.losses(encoded.examples), count, "without")}
+    losses = {"without": _taken(evaluator.losses(examples), len(examples), "without")}
     if named:
         adapter = stack([(item.adapter, item.scale) for item in named])
-        adapted = evaluator.losses(encoded.examples, adapter)
-        losses["with"] = _taken(adapted, count, "with")
+        adapted = evaluator.losses(examples, adapter)
+        losses["with"] = _taken(adapted, len(examples), "with")
     if out is not None:
-        _write(out, losses)
-    supervised = sum(loss.supervised for loss in losses["without"])
-    click.echo(
-        f"{data}: {count:,} examples, {supervised:,} tokens in their responses; "
-        f"{encoded.cut} cut to {max_seq_len} tokens, {encoded.skipped} skipped without a response"
-    )
+        _write(out, examples, losses)
+    describe_data(console, source, prepared)
     Console().print(_table(losses, " + ".join(item.name for item in named)))
 
 
@@ -99,12 +90,16 @@ def _taken(losses: Iterator[ExampleLoss], count: int, name: str) -> list[Example
     return list(track(losses, name, count, console=console, transient=True, disable=hidden))
 
 
-def _write(path: Path, losses: dict[str, list[ExampleLoss]]) -> None:
+def _write(
+    path: Path, examples: Sequence[Example], losses: Mapping[str, Sequence[ExampleLoss]]
+) -> None:
     """One object a line for each example, in the order of the data."""
     with atomic_write(path) as file:
-        for number, each in enumerate(zip(*losses.values(), strict=True), 1):
+        rows = zip(examples, zip(*losses.values(), strict=True), strict=True)
+        for number, (example, each) in enumerate(rows, 1):
             means = {f"loss_{name}": loss.mean for name, loss in zip(losses, each, strict=True)}
-            record = {"example": number, "tokens": each[0].supervised, **means}
+            place = {"example": number, "record": example.record}
+            record = {**place, "tokens": each[0].supervised, **means}
             file.write(json.dumps(record).encode() + b"\n")
 
 

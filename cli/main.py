@@ -12,6 +12,7 @@ from .. import __version__
 from ..graph.errors import BitgraphError
 from .adapters import export, import_, merge
 from .compile import compile_
+from .data import data
 from .devices import devices
 from .diff_backends import diff_backends
 from .evaluate import eval_
@@ -39,6 +40,7 @@ _COMMANDS = (
     import_,
     merge,
     compile_,
+    data,
     devices,
     diff_backends,
     graph,

@@ -11,8 +11,8 @@ from ..graph.program import Backend
 from ..graph.tensors import Array, HostValue, Ternary
 from ..models.bitnet.config import BitNetConfig, is_projection, weight_shapes
 from ..models.bitnet.forward import graph_weights, logits_graph, loss_graph
-from ..models.data.alpaca import Example
 from ..models.data.batching import make_batch
+from ..models.data.examples import prompted
 from ..passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
 from ..passes.fuse.fuse import Fuse
 from ..passes.grad import Grad
@@ -96,7 +96,7 @@ def _random_weights(seed: int) -> dict[str, HostValue]:
 def _batch(seed: int) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
     examples = [
-        Example(rng.integers(0, CONFIG.vocab_size, length).astype(np.int32), length // 3)
+        prompted(rng.integers(0, CONFIG.vocab_size, length).astype(np.int32), length // 3)
         for length in _LENGTHS
     ]
     return make_batch(examples, 128).inputs()

@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -27,11 +27,14 @@ from ..models.adapters.peft import CONFIG, save_adapter
 from ..models.bitnet.checkpoint import Checkpoint, load_checkpoint
 from ..models.bitnet.config import PROJECTIONS
 from ..models.bitnet.tokenizer import Tokenizer
-from ..models.data.alpaca import EncodedSet, load_alpaca, tokenize
+from ..models.data.examples import Example
+from ..models.data.ordering import Layout, split_off
 from ..models.files import make_folder
 from ..models.training.options import TrainingOptions, total_steps
+from ..models.training.throughput import Throughput
 from ..models.training.trainer import StepReport, Trainer
 from .costs import measured_costs
+from .data_options import DataOptions, data_options, describe_data, load_data
 from .dumps import dumping
 from .interrupt import interrupted
 from .options import (
@@ -58,9 +61,15 @@ def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
 
 @click.command()
 @model_option
-@click.option("--data", type=PATH, required=True, help="Training records, Alpaca JSON.")
+@data_options
 @click.option("--out", type=PATH, required=True, help="Folder for the adapter and the metrics.")
 @click.option("--eval-data", type=PATH, help="Records whose loss is taken before and after.")
+@click.option(
+    "--eval-split",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    help="Share of the training records to hold out for that instead.",
+)
 @_option("rank", int, "Inner width of the adapters.")
 @_option("alpha", float, "Adapters are scaled by alpha / rank.")
 @click.option(
@@ -74,7 +83,14 @@ def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
 @_option("epochs", int, "Passes over the data.")
 @_option("max_steps", int, "Stop after so many steps; 0 for no limit.")
 @_option("batch_size", int, "Examples a step.")
-@_option("max_seq_len", int, "Tokens an example is cut to.")
+@click.option("--pack", "layout", flag_value="pack", help="Fill steps with what fits instead.")
+@click.option("--pad", "layout", flag_value="pad", help="Pad examples to the longest of a step.")
+@click.option(
+    "--tokens-per-step",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Tokens of a step with --pack; batch-size times max-seq-len if not given.",
+)
 @_option("warmup", int, "Steps over which the learning rate rises.")
 @_option("seed", int, "Of the adapters' first values and the order of examples.")
 @_option("max_grad_norm", float, "Clip gradients to this global norm; 0 for no clipping.")
@@ -100,9 +116,11 @@ def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
 @device_option
 def train(
     model: Path,
-    data: Path,
+    source: DataOptions,
     out: Path,
     eval_data: Path | None,
+    eval_split: float,
+    layout: Layout | None,
     targets: str,
     save_steps: int,
     force: bool,
@@ -112,21 +130,28 @@ def train(
     device: str | None,
     **fields: Any,
 ) -> None:
-    """Fine-tune a BitNet model with LoRA on Alpaca records."""
+    """Fine-tune a BitNet model with LoRA on instructions, conversations or plain text."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     names = tuple(part.strip() for part in targets.split(",") if part.strip())
-    options = TrainingOptions(targets=names, **fields)
+    options = TrainingOptions(
+        targets=names, max_seq_len=source.max_seq_len, layout=layout or "flat", **fields
+    )
+    if eval_data and eval_split:
+        raise BitgraphError("--eval-data and --eval-split are two ways to one thing; choose one")
     if (out / CONFIG).exists() and not force:
         raise BitgraphError(
             f"{out} already holds an adapter; choose another --out, or --force to replace it"
         )
     checkpoint = load_checkpoint(model, activation)
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata, str(model))
-    sets = {
-        path: tokenize(load_alpaca(path), tokenizer, options.max_seq_len)
-        for path in (data, eval_data)
-        if path is not None
-    }
+    sets = {source: load_data(console, source, tokenizer)}
+    training, held_out = sets[source].encoded.examples, list[Example]()
+    if eval_data:
+        other = replace(source, data=eval_data)
+        sets[other] = load_data(console, other, tokenizer)
+        held_out = sets[other].encoded.examples
+    if eval_split:
+        training, held_out = split_off(training, eval_split, options.seed)
     computing = make_backend(backend, device)
     costs = measured_costs(computing)
     with dumping(dump_passes) as stages:
@@ -136,21 +161,25 @@ def train(
         )
         for folder in filter(None, (dump_passes, out)):
             make_folder(folder)
-        needed = trainer.device_bytes(sets[data].examples)
-    _describe(console, checkpoint, sets, trainer)
+        needed = trainer.device_bytes(training)
+    _describe(console, checkpoint, trainer)
+    for each, prepared in sets.items():
+        describe_data(console, each, prepared)
+    if held_out:
+        console.print(f"{len(training):,} examples to train on, {len(held_out):,} to evaluate on")
     if options.memory_budget or computing.memory is not None:
-        console.print(str(trainer.report(sets[data].examples)))
+        console.print(str(trainer.report(training)))
     if needed:
-        arenas = trainer.arenas(sets[data].examples)
+        arenas = trainer.arenas(training)
         console.print(
             f"device memory needed: {binary_size(needed)}; values within a step: {arenas}"
         )
     with _metrics(out / METRICS) as metrics:
-        metrics({"event": "start", "model": str(model), "data": str(data), **asdict(options)})
+        run = {"model": str(model), **source.facts(), "eval_split": eval_split}
+        metrics({"event": "start", **run, **asdict(options)})
         saver = _Saver(console, trainer, out, str(model), save_steps)
         with saver:
-            held_out = sets[eval_data] if eval_data else None
-            _run(console, trainer, sets[data], held_out, metrics, saver)
+            _run(console, trainer, training, held_out, metrics, saver)
 
 
 @dataclass
@@ -197,22 +226,14 @@ class _Saver:
         self.save()
 
 
-def _describe(
-    console: Console, checkpoint: Checkpoint, sets: Mapping[Path, EncodedSet], trainer: Trainer
-) -> None:
-    """What is trained on what, with what was cut or skipped of the records."""
+def _describe(console: Console, checkpoint: Checkpoint, trainer: Trainer) -> None:
+    """What is trained."""
     c, options = checkpoint.config, trainer.options
     console.print(
         f"{checkpoint.path}: {c.num_hidden_layers} layers, hidden {c.hidden_size}, "
         f"{c.num_parameters:,} parameters; training {trainer.num_parameters:,} in adapters of "
         f"rank {options.rank} on {', '.join(options.targets)}"
     )
-    for path, encoded in sets.items():
-        tokens = sum(example.tokens.size for example in encoded.examples)
-        console.print(
-            f"{path}: {len(encoded.examples):,} examples, {tokens:,} tokens; {encoded.cut} cut to "
-            f"{options.max_seq_len} tokens, {encoded.skipped} skipped without a response"
-        )
 
 
 @contextmanager
@@ -244,32 +265,35 @@ def _named(path: Path) -> Iterator[None]:
 def _run(
     console: Console,
     trainer: Trainer,
-    training: EncodedSet,
-    held_out: EncodedSet | None,
+    training: Sequence[Example],
+    held_out: Sequence[Example],
     metrics: Metrics,
     saver: "_Saver",
 ) -> None:
-    total = total_steps(trainer.options, len(training.examples))
+    total = total_steps(trainer.options, training)
+    speed = Throughput()
     _evaluate(console, trainer, held_out, metrics)
     with _progress(console) as progress, interrupted() as stop:
         task = progress.add_task("training", total=total, loss="-", speed="-")
-        for report in trainer.fit(training.examples):
+        for report in trainer.fit(training):
+            speed.add(report)
             metrics({"event": "step", **asdict(report)})
-            speed = f"{report.tokens / report.seconds:,.0f}"
-            progress.update(task, completed=report.step, loss=f"{report.loss:.4f}", speed=speed)
+            loss, rate = f"{report.loss:.4f}", f"{speed.recent():,.0f}"
+            progress.update(task, completed=report.step, loss=loss, speed=rate)
             _print_if_plain(console, report)
             saver.after(report.step)
             if stop():
                 raise KeyboardInterrupt
+    console.print(speed.summary())
     _evaluate(console, trainer, held_out, metrics)
 
 
 def _evaluate(
-    console: Console, trainer: Trainer, held_out: EncodedSet | None, metrics: Metrics
+    console: Console, trainer: Trainer, held_out: Sequence[Example], metrics: Metrics
 ) -> None:
-    if held_out is None:
+    if not held_out:
         return
-    loss = trainer.evaluate(held_out.examples)
+    loss = trainer.evaluate(held_out)
     metrics({"event": "eval", "step": trainer.steps_done, "loss": loss})
     console.print(f"eval loss after {trainer.steps_done} steps: {loss:.4f}")
 

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from ..graph.ir import Node
 from ..models.bitnet.checkpoint import load_checkpoint
-from ..models.data.alpaca import Example
 from ..models.data.batching import make_batch
+from ..models.data.examples import prompted
 from ..models.files import make_folder, write_text
 from ..models.training.options import TrainingOptions
 from ..models.training.trainer import Trainer
@@ -71,7 +71,7 @@ def tune(
     trainer = Trainer(config, checkpoint.weights, chosen, options)
     rng = np.random.default_rng(0)
     ids = rng.integers(0, config.vocab_size, (batch_size, max_seq_len), np.int32)
-    measured = trainer.profile(make_batch([Example(row, 1) for row in ids]))
+    measured = trainer.profile(make_batch([prompted(row, 1) for row in ids]))
     table = table_of(chosen.name, measured)
     path = out or costs_path(chosen)
     make_folder(path.parent)

@@ -54,6 +54,17 @@ class GraphBuilder:
         self.inputs.append(Input(value, role))
         return value
 
+    def input_once(self, name: str, type: TensorType, role: Role) -> Value:
+        """Declare a value from outside, unless it is already there.
+
+        Raises:
+            GraphError: the name belongs to something else.
+        """
+        wanted = Input(Value(name, type), role)
+        if wanted not in self.inputs:
+            return self.add_input(name, type, role)
+        return wanted.value
+
     def append(self, node: Node) -> None:
         """Take over a node as it is."""
         for value in node.outputs:

@@ -141,6 +141,10 @@ class Backend(Protocol):
         """The present contents of a persistent plain tensor."""
         ...
 
+    def read_all(self, names: Sequence[str]) -> dict[str, Array]:
+        """The present contents of many persistent plain tensors, by name."""
+        ...
+
     def compile(self, graph: Graph) -> Program:
         """Prepare a graph. Its weights, params and states must be loaded before it runs."""
         ...

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..graph.text import read_attr, split_attrs
 from ..graph.types import GraphError
+from .accumulate import Accumulate
 from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.costs import CostTable, read_table
 from .cleanup import EliminateDeadCode, MergeCommonSubexpressions
@@ -15,7 +16,7 @@ from .fuse.fuse import Fuse
 from .grad import Grad
 from .lora import Lora
 from .manager import Pass
-from .optimizer import AdamW
+from .optimizer import AdamW, Sgd
 from .surrogate import Promote, Surrogate
 
 PASSES: dict[str, type[Any]] = {
@@ -25,7 +26,9 @@ PASSES: dict[str, type[Any]] = {
         Surrogate,
         Promote,
         Grad,
+        Accumulate,
         AdamW,
+        Sgd,
         MergeCommonSubexpressions,
         EliminateDeadCode,
         Checkpoint,

@@ -113,7 +113,7 @@ def train_ten_steps(
         name: value if "lora_A" in name else np.zeros_like(value)
         for name, value in adapters(reference).items()
     }
-    backend.load({**start, **initial_state(start)})
+    backend.load({**start, **initial_state(AdamW(), start)})
     program = backend.compile(graph)
     results = []
     for step in range(1, 11):

@@ -5,8 +5,8 @@ from bitgraph.graph.ir import Graph, Role
 from bitgraph.graph.tensors import HostValue, Ternary
 from bitgraph.models.bitnet.config import BitNetConfig, is_projection, weight_shapes
 from bitgraph.models.bitnet.forward import graph_weights, loss_graph
-from bitgraph.models.data.alpaca import Example
 from bitgraph.models.data.batching import TokenBatch, make_batch
+from bitgraph.models.data.examples import prompted
 from bitgraph.passes.lora import Lora
 from bitgraph.passes.manager import Pass, PassManager
 from bitgraph.passes.surrogate import Promote, Surrogate
@@ -46,7 +46,7 @@ def random_batch(
     """Examples of these lengths, each with a prompt of a third, end to end."""
     rng = np.random.default_rng(seed)
     examples = [
-        Example(rng.integers(0, config.vocab_size, n).astype(np.int32), max(1, n // 3))
+        prompted(rng.integers(0, config.vocab_size, n).astype(np.int32), max(1, n // 3))
         for n in lengths
     ]
     return make_batch(examples, multiple)

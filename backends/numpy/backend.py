@@ -81,6 +81,10 @@ class NumpyBackend:
             raise GraphError(f"%{name} is packed and has no plain contents")
         return value.copy()
 
+    def read_all(self, names: Sequence[str]) -> dict[str, Array]:
+        """Copies of many persistent plain tensors; see `Backend`."""
+        return {name: self.read(name) for name in names}
+
     def compile(self, graph: Graph) -> "NumpyProgram":
         """Plan a graph's stages; see `Backend`."""
         return NumpyProgram(self, graph)

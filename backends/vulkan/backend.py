@@ -93,11 +93,18 @@ class VulkanBackend:
 
     def read(self, name: str) -> Array:
         """The present contents of a persistent plain tensor; see `Backend`."""
-        buffer, type = self._values[name]
-        value = view(self.device.download([Region(buffer)])[0], type)
-        if not isinstance(value, np.ndarray):
-            raise GraphError(f"%{name} is packed and has no plain contents")
-        return value.copy()
+        return self.read_all([name])[name]
+
+    def read_all(self, names: Sequence[str]) -> dict[str, Array]:
+        """The present contents of many persistent plain tensors; see `Backend`."""
+        data = self.device.download([Region(self._values[name][0]) for name in names])
+        values: dict[str, Array] = {}
+        for name, content in zip(names, data, strict=True):
+            value = view(content, self._values[name][1])
+            if not isinstance(value, np.ndarray):
+                raise GraphError(f"%{name} is packed and has no plain contents")
+            values[name] = value
+        return values
 
     def compile(self, graph: Graph) -> "VulkanProgram":
         """Plan and record a graph; see `Backend`."""

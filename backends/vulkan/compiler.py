@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 
 from ...graph.errors import BitgraphError
+from ...graph.storage import Storage, cache_folder
 from .spirv import MAGIC
-from .storage import Storage, cache_folder
 from .variants import variant
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+["<]([^">]+)[">]', re.MULTILINE)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ... import shaders as builtin_shaders
 from ...graph.errors import BitgraphError
+from ...graph.storage import cache_folder
 from . import features
 from .allocation import Allocator, HeapUse, Memory
 from .api import NULL, check, ffi, lib, strings, struct
@@ -21,7 +22,6 @@ from .query import describe
 from .queue import Queue, Ticket
 from .recorder import Recording
 from .schedule import Schedule
-from .storage import cache_folder
 from .transfer import Bytes, Region, Transfers
 
 SHADERS = Path(str(builtin_shaders.__file__)).parent

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
 
+from ...graph.storage import Storage
 from .api import NULL, check, create, ffi, lib, name_object, struct
 from .chains import is_chain
 from .compiler import compile_shaders
@@ -17,7 +18,6 @@ from .errors import DeviceError
 from .generate import chain_source
 from .info import DeviceInfo
 from .spirv import Constant, ShaderInterface, reflect
-from .storage import Storage
 from .variants import base_of
 
 Value: TypeAlias = bool | int | float

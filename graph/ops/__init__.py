@@ -6,6 +6,7 @@ from ..ir import Attr
 from ..types import GraphError, TensorType
 from . import (
     attention,
+    dropout,
     elementwise,
     embedding,
     fused,
@@ -20,6 +21,7 @@ from .record import OpDef
 FAMILIES = {
     "elementwise": elementwise.OPS,
     "norm": norm.OPS,
+    "dropout": dropout.OPS,
     "linear": linear.OPS,
     "attention": attention.OPS,
     "embedding": embedding.OPS,

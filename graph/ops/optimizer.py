@@ -1,8 +1,8 @@
-"""Gradient clipping and AdamW. Gradients of any finite size keep everything finite.
+"""Gradient clipping, AdamW and SGD. Gradients of any finite size keep everything finite.
 
 A gradient that is not finite makes the norm NaN. `guard` passes that on, to this step and to all
-that follow: the clipping factor is NaN then, and AdamW leaves everything as it was. So params stay
-as they were before the first bad step, however many steps were under way.
+that follow: the clipping factor is NaN then, and the optimizers leave everything as it was. So
+params stay as they were before the first bad step, however many steps were under way.
 """
 
 from __future__ import annotations
@@ -171,6 +171,53 @@ def _adamw_case(rows: int, columns: int, step: int) -> Case:
     return Case(operands, dict(attrs))
 
 
+# %p1, %m1 = sgd(%p, %g, %m, %clip, %lr) {momentum=0.9, weight_decay=0.0}
+#
+# As torch.optim.SGD: with g scaled by `clip` and weight_decay p added, m1 = momentum m + g and
+# p1 = p - lr m1. m1 is held within the floats. A NaN as `clip` changes nothing.
+
+
+def _sgd_type(
+    p: TensorType,
+    g: TensorType,
+    m: TensorType,
+    clip: TensorType,
+    lr: TensorType,
+    *,
+    momentum: float,
+    weight_decay: float,
+) -> tuple[TensorType, TensorType]:
+    expect_float(p)
+    expect_same(p, g, m)
+    expect_scalar(clip, p.dtype)
+    expect_scalar(lr, p.dtype)
+    expect(0 <= momentum < 1, f"momentum {momentum} is not in [0, 1)")
+    expect(weight_decay >= 0, f"weight_decay {weight_decay} is negative")
+    return p, m
+
+
+def _sgd(
+    p: Array, g: Array, m: Array, clip: Array, lr: Array, *, momentum: float, weight_decay: float
+) -> tuple[Array, Array]:
+    if np.isnan(clip):
+        return p.copy(), m.copy()
+    kind, limit = p.dtype.type, np.finfo(p.dtype).max
+    with np.errstate(over="ignore"):
+        m1 = kind(momentum) * m + (g * clip + kind(weight_decay) * p)
+        m1 = np.clip(m1, -limit, limit)
+        return p - lr * m1, m1
+
+
+def _sgd_case(rows: int, columns: int) -> Case:
+    shape = (rows, columns)
+    scalars = (
+        operand("f32", draw=uniform(0.1, 1.0)),
+        operand("f32", draw=uniform(1e-4, 1e-2)),
+    )
+    tensors = (operand("f32", *shape), operand("f32", *shape), operand("f32", *shape))
+    return Case((*tensors, *scalars), {"momentum": 0.9, "weight_decay": 0.01})
+
+
 OPS = (
     OpDef(
         "global_norm",
@@ -198,6 +245,13 @@ OPS = (
         _adamw_type,
         _adamw,
         Cases(_adamw_case, ((1, 5), (1, 5), (1, 1000)), ((1, 1, 1), (5, 7, 3), (16, 2560, 100))),
+        no_vjp=_OPTIMIZER,
+    ),
+    OpDef(
+        "sgd",
+        _sgd_type,
+        _sgd,
+        Cases(_sgd_case, ((1, 6), (1, 6)), ((1, 1), (5, 7), (16, 2560))),
         no_vjp=_OPTIMIZER,
     ),
 )

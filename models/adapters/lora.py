@@ -4,8 +4,8 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ...graph.errors import BitgraphError
 
 Tensor: TypeAlias = npt.NDArray[np.float32]
+Number = TypeVar("Number", int, float)
 
 _NAME = re.compile(r"(layers\.[0-9]+(?:\.[a-zA-Z_][a-zA-Z0-9_]*)+)\.lora_([AB])\.weight")
 
@@ -30,6 +31,8 @@ class LoraAdapter:
             [out, r], float32; the names are PEFT's without "base_model.model.model.".
         base_model: the model that was adapted, a hub name or a path; "" if unknown.
         rslora: rank-stabilized scaling, alpha / sqrt(r).
+        rank_pattern, alpha_pattern: other ranks and alphas of some modules, named as targets are;
+            the first that fits counts.
 
     Raises:
         BitgraphError: the fields contradict each other or hold non-finite values.
@@ -41,14 +44,31 @@ class LoraAdapter:
     tensors: dict[str, Tensor]
     base_model: str = ""
     rslora: bool = False
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         validate(self)
 
     @property
     def scaling(self) -> float:
-        """Factor on the low-rank product: alpha / r, or alpha / sqrt(r) for rsLoRA."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        """Factor on the low-rank product, where no pattern says otherwise."""
+        return self._scaling(self.rank, self.alpha)
+
+    def rank_of(self, module: str) -> int:
+        """Inner width of a module's update."""
+        return _setting(module, self.rank_pattern, self.rank)
+
+    def alpha_of(self, module: str) -> float:
+        """Numerator of a module's scaling."""
+        return _setting(module, self.alpha_pattern, self.alpha)
+
+    def scaling_of(self, module: str) -> float:
+        """Factor on a module's low-rank product: alpha / r, or alpha / sqrt(r) for rsLoRA."""
+        return self._scaling(self.rank_of(module), self.alpha_of(module))
+
+    def _scaling(self, rank: int, alpha: float) -> float:
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
 
     @property
     def modules(self) -> list[str]:
@@ -69,14 +89,16 @@ def validate(adapter: LoraAdapter) -> None:
     Raises:
         BitgraphError: it does not hold; the sentence names the first field or tensor at fault.
     """
-    if adapter.rank < 1:
-        raise BitgraphError(f"the rank is {adapter.rank}, but must be at least 1")
-    if not 0 < adapter.alpha < math.inf:
-        raise BitgraphError(f"alpha is {adapter.alpha}, but must be a positive number")
+    for rank in (adapter.rank, *adapter.rank_pattern.values()):
+        if rank < 1:
+            raise BitgraphError(f"the rank is {rank}, but must be at least 1")
+    for alpha in (adapter.alpha, *adapter.alpha_pattern.values()):
+        if not 0 < alpha < math.inf:
+            raise BitgraphError(f"alpha is {alpha}, but must be a positive number")
     if not adapter.tensors:
         raise BitgraphError("the adapter holds no tensors")
     for name, tensor in adapter.tensors.items():
-        _check_tensor(name, tensor, adapter.rank)
+        _check_tensor(name, tensor, adapter)
     for module in adapter.modules:
         for half in ("A", "B"):
             if f"{module}.lora_{half}.weight" not in adapter.tensors:
@@ -84,7 +106,7 @@ def validate(adapter: LoraAdapter) -> None:
     _check_targets(adapter)
 
 
-def _check_tensor(name: str, tensor: Tensor, rank: int) -> None:
+def _check_tensor(name: str, tensor: Tensor, adapter: LoraAdapter) -> None:
     match = _NAME.fullmatch(name)
     if match is None:
         raise BitgraphError(
@@ -93,7 +115,7 @@ def _check_tensor(name: str, tensor: Tensor, rank: int) -> None:
         )
     if tensor.dtype != np.float32:
         raise BitgraphError(f"{name} is {tensor.dtype}, but must be float32")
-    axis = 0 if match[2] == "A" else 1
+    rank, axis = adapter.rank_of(match[1]), 0 if match[2] == "A" else 1
     if tensor.ndim != 2 or tensor.shape[axis] != rank or tensor.size == 0:
         wanted = "[rank, in]" if match[2] == "A" else "[out, rank]"
         raise BitgraphError(
@@ -113,7 +135,7 @@ def _check_targets(adapter: LoraAdapter) -> None:
                 f"the adapter holds tensors for {module}, which its target modules do not name; "
                 "correct the names"
             )
-    for target in adapter.target_modules:
+    for target in (*adapter.target_modules, *adapter.rank_pattern, *adapter.alpha_pattern):
         if not any(_is_target(module, (target,)) for module in modules):
             raise BitgraphError(
                 f"the adapter holds no tensors for its target module {target!r}; correct the name"
@@ -152,7 +174,7 @@ def check_fits(adapter: LoraAdapter, shapes: Mapping[str, tuple[int, int]]) -> N
 
 
 def initial_tensors(
-    shapes: Mapping[str, tuple[int, int]], rank: int, seed: int
+    shapes: Mapping[str, tuple[int, int]], rank: int | Mapping[str, int], seed: int
 ) -> dict[str, Tensor]:
     """Tensors that training starts from: A uniform in +-1/sqrt(in), B zero.
 
@@ -162,14 +184,15 @@ def initial_tensors(
 
     Args:
         shapes: (out, in) features of the modules to adapt, by path.
-        rank: r, at least 1.
+        rank: r of all modules, or by module; at least 1.
         seed: any integer from 0.
 
     Raises:
         BitgraphError: the rank or the seed is out of range.
     """
-    if rank < 1:
-        raise BitgraphError(f"the LoRA rank is {rank}, but must be at least 1")
+    ranks = dict.fromkeys(shapes, rank) if isinstance(rank, int) else rank
+    if (least := min(ranks.values(), default=1)) < 1:
+        raise BitgraphError(f"the LoRA rank is {least}, but must be at least 1")
     if seed < 0:
         raise BitgraphError(f"the seed is {seed}, but must not be negative")
     tensors: dict[str, Tensor] = {}
@@ -177,10 +200,14 @@ def initial_tensors(
         path = int.from_bytes(hashlib.sha256(module.encode()).digest(), "little")
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, path])))
         bound = np.float32(1 / math.sqrt(features_in))
-        unit = rng.random((rank, features_in), dtype=np.float32)
+        unit = rng.random((ranks[module], features_in), dtype=np.float32)
         tensors[f"{module}.lora_A.weight"] = (2 * unit - 1) * bound
-        tensors[f"{module}.lora_B.weight"] = np.zeros((features_out, rank), np.float32)
+        tensors[f"{module}.lora_B.weight"] = np.zeros((features_out, ranks[module]), np.float32)
     return tensors
+
+
+def _setting(module: str, pattern: Mapping[str, Number], default: Number) -> Number:
+    return next((v for name, v in pattern.items() if _is_target(module, (name,))), default)
 
 
 def _is_target(module: str, targets: tuple[str, ...]) -> bool:
@@ -195,7 +222,8 @@ def _layer_order(module: str) -> list[str]:
 
 def _settings(adapter: LoraAdapter) -> tuple[object, ...]:
     a = adapter
-    return (a.rank, a.alpha, a.target_modules, a.base_model, a.rslora)
+    patterns = (dict(a.rank_pattern), dict(a.alpha_pattern))
+    return (a.rank, a.alpha, a.target_modules, a.base_model, a.rslora, patterns)
 
 
 def _bits(adapter: LoraAdapter) -> dict[str, tuple[tuple[int, ...], bytes]]:

@@ -58,7 +58,7 @@ def merge_error(adapter: LoraAdapter, weights: Mapping[str, HostValue]) -> Merge
 
 def _update(adapter: LoraAdapter, module: str) -> Array:
     a, b = (adapter.tensors[f"{module}.lora_{half}.weight"] for half in "AB")
-    update: Array = np.float32(adapter.scaling) * (b @ a)
+    update: Array = np.float32(adapter.scaling_of(module)) * (b @ a)
     return update
 
 

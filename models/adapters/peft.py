@@ -12,8 +12,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias, TypedDict
 
@@ -45,8 +46,6 @@ _UNSUPPORTED = {
     "kasa_config": "KaSA",
     "monteclora_config": "MonteCLoRA",
     "lora_bias": "biases in LoRA layers",
-    "rank_pattern": "ranks that differ by module",
-    "alpha_pattern": "alphas that differ by module",
     "modules_to_save": "fully trained modules",
     "trainable_token_indices": "trained token embeddings",
     "target_parameters": "LoRA on bare parameters",
@@ -133,6 +132,8 @@ def _config_of(adapter: LoraAdapter) -> Config:
         "fan_in_fan_out": False,
         "inference_mode": True,
         "use_rslora": adapter.rslora,
+        "rank_pattern": dict(adapter.rank_pattern),
+        "alpha_pattern": dict(adapter.alpha_pattern),
         "use_dora": False,
         "modules_to_save": None,
     }
@@ -158,6 +159,8 @@ def load_adapter(folder: Path) -> LoraAdapter:
             tensors=tensors,
             base_model=_base_model(config),
             rslora=_rslora(config),
+            rank_pattern=_rank_pattern(config),
+            alpha_pattern=_alpha_pattern(config),
         )
     except BitgraphError as error:
         raise BitgraphError(f"{folder}: {error}") from None
@@ -211,10 +214,40 @@ def _alpha(config: Config) -> float:
     alpha = config.get("lora_alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
         raise BitgraphError(f"{CONFIG}: lora_alpha is {reprlib.repr(alpha)}, but must be a number")
+    return _as_float(alpha)
+
+
+def _as_float(number: int | float) -> float:
+    """A number of a JSON file, whose integers have no end."""
     try:
-        return float(alpha)
+        return float(number)
     except OverflowError:
         return math.inf
+
+
+def _rank_pattern(config: Config) -> dict[str, int]:
+    return {name: r for name, r in _pattern(config, "rank_pattern") if isinstance(r, int)}
+
+
+def _alpha_pattern(config: Config) -> dict[str, float]:
+    return {name: _as_float(alpha) for name, alpha in _pattern(config, "alpha_pattern")}
+
+
+def _pattern(config: Config, key: str) -> Iterator[tuple[str, int | float]]:
+    """Numbers by module name; PEFT also takes regular expressions there."""
+    given = config.get(key) or {}
+    if not isinstance(given, dict):
+        raise BitgraphError(f"{CONFIG}: {key} is {reprlib.repr(given)}, but must be an object")
+    kinds = int if key == "rank_pattern" else (int, float)
+    for name, value in given.items():
+        if not re.fullmatch(r"[\w.]+", name):
+            raise BitgraphError(
+                f"{CONFIG}: {key} has {reprlib.repr(name)}; only names of modules are supported"
+            )
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            found = reprlib.repr(value)
+            raise BitgraphError(f"{CONFIG}: {key} gives {found} for {name}, but must give a number")
+        yield name, value
 
 
 def _rslora(config: Config) -> bool:

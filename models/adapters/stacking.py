@@ -21,13 +21,13 @@ def stack(parts: Sequence[tuple[LoraAdapter, float]]) -> LoraAdapter:
     Raises:
         BitgraphError: two adapters are for modules of different sizes.
     """
-    rank = sum(adapter.rank for adapter, _ in parts)
+    widths = [max(map(adapter.rank_of, adapter.modules)) for adapter, _ in parts]
+    rank = sum(widths)
     tensors: dict[str, Tensor] = {}
     begin = 0
-    for adapter, factor in parts:
-        here = slice(begin, begin + adapter.rank)
-        begin += adapter.rank
+    for (adapter, factor), width in zip(parts, widths, strict=True):
         for module in adapter.modules:
+            here = slice(begin, begin + adapter.rank_of(module))
             names = [f"{module}.lora_{half}.weight" for half in "AB"]
             a, b = (adapter.tensors[name] for name in names)
             all_a = tensors.setdefault(names[0], np.zeros((rank, a.shape[1]), np.float32))
@@ -35,6 +35,7 @@ def stack(parts: Sequence[tuple[LoraAdapter, float]]) -> LoraAdapter:
             if (all_a.shape[1], all_b.shape[0]) != (a.shape[1], b.shape[0]):
                 raise BitgraphError(f"two adapters have different sizes for {module}; use one")
             all_a[here] = a
-            all_b[:, here] = np.float32(factor * adapter.scaling) * b
+            all_b[:, here] = np.float32(factor * adapter.scaling_of(module)) * b
+        begin += width
     modules = tuple(sorted({name.rsplit(".lora_", 1)[0] for name in tensors}))
     return LoraAdapter(rank, float(rank), modules, tensors)

@@ -265,6 +265,13 @@ def generation_passes(config: BitNetConfig, adapter: LoraAdapter | None) -> tupl
     if adapter is None:
         return last
     check_fits(adapter, projection_shapes(config))
-    alpha = adapter.scaling * adapter.rank
     modules = {name.rsplit(".lora_", 1)[0] for name in adapter.tensors}
-    return (Lora(rank=adapter.rank, alpha=alpha, targets=tuple(sorted(modules))), *last)
+    lora = Lora(
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        targets=tuple(sorted(modules)),
+        rank_pattern=tuple(f"{name}={rank}" for name, rank in adapter.rank_pattern.items()),
+        alpha_pattern=tuple(f"{name}={alpha}" for name, alpha in adapter.alpha_pattern.items()),
+        rslora=adapter.rslora,
+    )
+    return (lora, *last)

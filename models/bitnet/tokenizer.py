@@ -5,8 +5,9 @@ asked, before BPE sees the text, so nothing in a user's text can turn into one.
 """
 
 import codecs
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -61,6 +62,8 @@ class Tokenizer:
         pad_id: fills unused slots (EOS where the file names none).
         add_bos: whether the model expects BOS at the start of a sequence.
         stop_ids: tokens that end generation.
+        digest: tells one tokenizer from another: the same text gives the same ids under both if
+            their digests are equal.
     """
 
     def __init__(self, vocabulary: "_Vocabulary") -> None:
@@ -69,6 +72,7 @@ class Tokenizer:
         self.pad_id = vocabulary.pad
         self.add_bos = vocabulary.add_bos
         self.stop_ids = vocabulary.stops
+        self.digest = _digest(vocabulary)
         self._bpe = _build_bpe(vocabulary)
         self._bytes = vocabulary.token_bytes()
         self._special_ids = vocabulary.specials
@@ -117,6 +121,22 @@ class Tokenizer:
             elif piece:
                 ids += self._bpe.encode(piece, add_special_tokens=False).ids
         return ids[1:] if bos and ids[1:2] == [self.bos_id] else ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many texts, on all cores; each as `encode` gives them.
+
+        Raises:
+            BitgraphError: a text holds a lone surrogate.
+        """
+        for text in texts:
+            _check_unicode(text)
+        encoded = self._bpe.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
+
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        """Special tokens by name."""
+        return self._special_ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD.
@@ -204,6 +224,13 @@ class _Vocabulary:
             token.encode() if token in self.specials else token.translate(_LATIN1).encode("latin-1")
             for token in self.tokens
         ]
+
+
+def _digest(vocabulary: _Vocabulary) -> str:
+    """SHA-256 over all that decides what text becomes."""
+    v = vocabulary
+    facts = (v.tokens, sorted(v.specials), v.merges, v.bos, v.eos, v.add_bos, SPLIT_PATTERN)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def _build_bpe(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:

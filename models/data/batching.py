@@ -4,15 +4,14 @@ A batch of N tokens needs no mask. Token i attends to keys first[i]..last[i], wh
 attention runs from the start of its example to itself.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...graph.errors import BitgraphError
-from .alpaca import Example
+from .examples import Example
 
 IGNORE = -1
 """The label of a token whose successor is not trained."""
@@ -57,29 +56,35 @@ class TokenBatch:
         return {name: getattr(self, name) for name in names}
 
 
-def make_batch(examples: Sequence[Example], multiple: int = 1) -> TokenBatch:
+def make_batch(examples: Sequence[Example], multiple: int = 1, pad: bool = False) -> TokenBatch:
     """Lay examples end to end and pad the whole to a multiple of `multiple` slots.
 
     The padding slots are one more example, of token 0 and without labels.
+
+    Args:
+        examples: of the batch.
+        multiple: of the number of slots.
+        pad: give each example as many slots as the longest has, filled up with token 0, as
+            trainers with one row an example do; for comparison.
     """
     lengths = [example.tokens.size for example in examples]
-    real = sum(lengths)
-    slots = -(-real // multiple) * multiple
+    widths = [max(lengths, default=0)] * len(lengths) if pad else lengths
+    used = sum(widths)
+    slots = -(-used // multiple) * multiple
     tokens, positions = np.zeros((2, slots), np.int32)
-    first = np.full(slots, real, np.int32)
+    first = np.full(slots, used, np.int32)
     labels = np.full(slots, IGNORE, np.int32)
     start = 0
-    for example, length in zip(examples, lengths, strict=True):
-        end = start + length
-        tokens[start:end] = example.tokens
-        positions[start:end] = np.arange(length)
+    for example, length, width in zip(examples, lengths, widths, strict=True):
+        end = start + width
+        tokens[start : start + length] = example.tokens
+        positions[start:end] = np.arange(width)
         first[start:end] = start
-        labels[start + example.prompt_length - 1 : end - 1] = example.tokens[
-            example.prompt_length :
-        ]
+        following = np.where(example.trained, example.tokens, IGNORE)[1:]
+        labels[start : start + length - 1] = following
         start = end
-    positions[real:] = np.arange(slots - real)
-    return _assemble(tokens, positions, first, labels, real)
+    positions[used:] = np.arange(slots - used)
+    return _assemble(tokens, positions, first, labels, sum(lengths))
 
 
 def from_padded(ids: npt.NDArray[Any], labels: npt.NDArray[Any]) -> TokenBatch:
@@ -100,45 +105,13 @@ def from_padded(ids: npt.NDArray[Any], labels: npt.NDArray[Any]) -> TokenBatch:
     return _assemble(tokens, position, slot - position, shifted.reshape(-1), ids.size)
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.intp]:
-    """A permutation of range(count) that depends on (seed, epoch) alone.
-
-    Sorting raw PCG64 output gives it: NumPy keeps that stream for ever, but not the results of
-    `Generator.permutation`, and a run resumed under another NumPy must see the same order.
-    """
-    sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
-    return np.argsort(np.random.PCG64(sequence).random_raw(count), kind="stable")
-
-
-def epoch_batches(
-    examples: Sequence[Example],
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    multiple: int = 1,
-    shuffle: bool = True,
-) -> Iterator[TokenBatch]:
-    """The batches of one epoch: every example once, the last batch possibly smaller.
-
-    Args:
-        examples: all training examples.
-        batch_size: examples in a batch.
-        seed: of the run, not negative.
-        epoch: from 0; each has its own order.
-        multiple: as in `make_batch`.
-        shuffle: False keeps the order of `examples`.
-
-    Raises:
-        BitgraphError: `batch_size` is less than 1 or `seed` is negative.
-    """
-    if batch_size < 1:
-        raise BitgraphError(f"the batch size is {batch_size}; give at least 1")
-    if seed < 0:
-        raise BitgraphError(f"the seed is {seed}; give a number that is not negative")
-    count = len(examples)
-    order = epoch_order(count, seed, epoch) if shuffle else np.arange(count)
-    chosen = (order[start : start + batch_size] for start in range(0, count, batch_size))
-    return (make_batch([examples[index] for index in batch], multiple) for batch in chosen)
+def share_weights(batches: Sequence[TokenBatch]) -> tuple[TokenBatch, ...]:
+    """Batches whose losses add up to the mean over all of their labels, as of one large batch."""
+    count = np.float32(max(1, sum(batch.supervised_tokens for batch in batches)))
+    return tuple(
+        replace(batch, weights=(batch.labels != IGNORE).astype(np.float32) / count)
+        for batch in batches
+    )
 
 
 def _assemble(

@@ -1,18 +1,26 @@
 """What a training run is asked to do."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from ...graph.errors import BitgraphError
 from ...graph.sizes import parse_size
+from ...passes.accumulate import Accumulate
 from ...passes.checkpoint.checkpoint import UNLIMITED, Checkpoint
 from ...passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
 from ...passes.fuse.fuse import Fuse
 from ...passes.grad import Grad
 from ...passes.lora import Lora
 from ...passes.manager import Pass
-from ...passes.optimizer import AdamW
+from ...passes.optimizer import AdamW, Optimizer, Sgd
+from ..adapters.lora import LoraAdapter, Tensor
 from ..bitnet.config import PROJECTIONS
+from ..data.examples import Example, lengths_of
+from ..data.ordering import Batching, Layout, plan_epoch
+from .schedule import SCHEDULES, learning_rate
+
+OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
@@ -23,15 +31,25 @@ class TrainingOptions:
         rank: inner width of every adapter.
         alpha: adapters are scaled by alpha / rank.
         targets: short names of the adapted modules.
+        rank_pattern, alpha_pattern: other ranks and alphas for some modules; see the pass `lora`.
+        rslora: scale adapters by alpha / sqrt(rank).
+        dropout: share of an adapter's inputs that are dropped in training.
         lr: largest learning rate.
+        schedule: how the rate falls behind the warm-up, a key of `SCHEDULES`.
+        warmup: steps over which the rate rises from zero, or a share of all steps if below 1.
+        optimizer: adamw or sgd.
+        momentum: of sgd.
         epochs: passes over the data.
         max_steps: stop after so many steps, 0 for no limit.
-        batch_size: examples a step.
+        batch_size: examples of a batch.
+        accumulate: batches a step; their gradients are summed.
         max_seq_len: tokens an example is cut to.
-        warmup: steps over which the learning rate rises from zero; it then falls along a cosine.
+        layout: how examples are laid out in a step; see `Batching`.
+        tokens_per_step: slots of a packed step, 0 for batch_size * max_seq_len.
         seed: of the adapter's first values and of the order of examples.
         max_grad_norm: gradients are clipped to this global norm, 0 for no clipping.
-        weight_decay: AdamW's.
+        weight_decay: of the optimizer.
+        no_decay: ends of the names of params that are not decayed, as in lora_B.weight.
         memory_budget: of a step on the device, as in 6GiB; empty for what the device has.
 
     Raises:
@@ -41,27 +59,54 @@ class TrainingOptions:
     rank: int = 16
     alpha: float = 32.0
     targets: tuple[str, ...] = tuple(PROJECTIONS)
+    rank_pattern: tuple[str, ...] = ()
+    alpha_pattern: tuple[str, ...] = ()
+    rslora: bool = False
+    dropout: float = 0.0
     lr: float = 2e-4
+    schedule: str = "cosine"
+    warmup: float = 10
+    optimizer: str = "adamw"
+    momentum: float = 0.9
     epochs: int = 1
     max_steps: int = 0
     batch_size: int = 8
+    accumulate: int = 1
     max_seq_len: int = 512
-    warmup: int = 10
+    layout: Layout = "flat"
+    tokens_per_step: int = 0
     seed: int = 0
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
+    no_decay: tuple[str, ...] = ()
     memory_budget: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("rank", "epochs", "batch_size"):
+        for name in ("rank", "epochs", "batch_size", "accumulate"):
             self._expect(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("max_steps", "warmup", "seed", "max_grad_norm", "weight_decay", "lr"):
+        for name in (
+            "max_steps",
+            "tokens_per_step",
+            "warmup",
+            "seed",
+            "max_grad_norm",
+            "weight_decay",
+            "lr",
+        ):
             value = getattr(self, name)
             self._expect(name, math.isfinite(value) and value >= 0, "must not be negative or nan")
         self._expect("alpha", math.isfinite(self.alpha) and self.alpha > 0, "must be positive")
         if self.memory_budget:
             parse_size(self.memory_budget)
         self._expect("max_seq_len", self.max_seq_len >= 2, "must be at least 2")
+        for name in ("dropout", "momentum"):
+            self._expect(name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
+        known = f"is not one of {', '.join(SCHEDULES)}"
+        self._expect("schedule", self.schedule in SCHEDULES, known)
+        known = f"is not one of {', '.join(OPTIMIZERS)}"
+        self._expect("optimizer", self.optimizer in OPTIMIZERS, known)
+        whole = self.warmup < 1 or float(self.warmup).is_integer()
+        self._expect("warmup", whole, "must be whole steps, or a share of them below 1")
         self._expect("targets", bool(self.targets), "must name at least one module")
         for target in self.targets:
             known = f"is not one of {', '.join(PROJECTIONS)}"
@@ -77,31 +122,84 @@ class TrainingOptions:
 
     def lora(self) -> Lora:
         """The pass that adds the adapters."""
-        return Lora(rank=self.rank, alpha=self.alpha, targets=self.targets)
+        return Lora(
+            rank=self.rank,
+            alpha=self.alpha,
+            targets=self.targets,
+            rank_pattern=self.rank_pattern,
+            alpha_pattern=self.alpha_pattern,
+            rslora=self.rslora,
+            dropout=self.dropout,
+            seed=self.seed % 2**32,
+        )
 
-    def joint_passes(self) -> tuple[Pass, ...]:
-        """From the graph of the loss to that of a whole step, which saves all that it can."""
-        optimizer = AdamW(weight_decay=self.weight_decay, max_norm=self.max_grad_norm)
-        cleanup = (MergeCommonSubexpressions(), EliminateDeadCode())
-        return (self.lora(), Grad(), optimizer, *cleanup)
+    def batching(self, bucket: int = 1) -> Batching:
+        """How examples are shared out over steps, slots rounded up to a multiple of `bucket`."""
+        tokens = self.tokens_per_step or self.batch_size * self.max_seq_len
+        return Batching(self.layout, self.batch_size, tokens, bucket)
 
-    def training_passes(self, checkpoint: Checkpoint = UNLIMITED) -> tuple[Pass, ...]:
+    def optimizer_pass(self) -> Optimizer:
+        """The pass that updates the adapters."""
+        optimizer = Sgd(momentum=self.momentum) if self.optimizer == "sgd" else AdamW()
+        return replace(
+            optimizer,
+            weight_decay=self.weight_decay,
+            no_decay=self.no_decay,
+            max_norm=self.max_grad_norm,
+        )
+
+    def adapter(self, tensors: dict[str, Tensor], base_model: str) -> LoraAdapter:
+        """The adapter that trained tensors are."""
+        return LoraAdapter(
+            rank=self.rank,
+            alpha=self.alpha,
+            target_modules=self.targets,
+            tensors=tensors,
+            base_model=base_model,
+            rslora=self.rslora,
+            rank_pattern={name: int(value) for name, value in _pairs(self.rank_pattern)},
+            alpha_pattern=dict(_pairs(self.alpha_pattern)),
+        )
+
+    def joint_passes(self, last: bool = True) -> tuple[Pass, ...]:
+        """From the graph of the loss to that of a whole step, which saves all that it can.
+
+        Args:
+            last: whether the batch is the last of its step; others only add their gradients.
+        """
+        passes: list[Pass] = [self.lora(), Grad()]
+        if self.accumulate > 1:
+            passes.append(Accumulate(last))
+        if last:
+            passes.append(self.optimizer_pass())
+        return (*passes, MergeCommonSubexpressions(), EliminateDeadCode())
+
+    def training_passes(
+        self, checkpoint: Checkpoint = UNLIMITED, last: bool = True
+    ) -> tuple[Pass, ...]:
         """From the graph of the loss to that of a whole step as it runs."""
-        return (*self.joint_passes(), checkpoint, Fuse())
+        return (*self.joint_passes(last), checkpoint, Fuse())
 
     def evaluation_passes(self) -> tuple[Pass, ...]:
         """From the graph of the loss to that of the adapted model's loss."""
-        return (self.lora(), MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
+        adapters = replace(self.lora(), dropout=0.0)
+        return (adapters, MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
 
     def learning_rate(self, step: int, total: int) -> float:
-        """The rate of a step, counted from 1: linear warm-up, then half a cosine down to zero."""
-        if step <= self.warmup:
-            return self.lr * step / self.warmup
-        progress = (step - self.warmup) / max(total - self.warmup, 1)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        """The rate of a step, counted from 1."""
+        return learning_rate(self.schedule, self.lr, self.warmup, step, total)
 
 
-def total_steps(options: TrainingOptions, examples: int) -> int:
-    """Steps of a run over so many examples."""
-    steps = options.epochs * math.ceil(examples / options.batch_size)
+def _pairs(pattern: tuple[str, ...]) -> Iterator[tuple[str, float]]:
+    """``("v_proj=8",)`` -> ``("v_proj", 8.0)``."""
+    for entry in pattern:
+        name, _, value = entry.partition("=")
+        yield name, float(value)
+
+
+def total_steps(options: TrainingOptions, examples: Sequence[Example]) -> int:
+    """Steps of a run over these examples."""
+    lengths, batching = lengths_of(examples), options.batching()
+    plans = (plan_epoch(lengths, batching, options.seed, n) for n in range(options.epochs))
+    steps = sum(math.ceil(len(plan) / options.accumulate) for plan in plans)
     return min(steps, options.max_steps) if options.max_steps else steps

@@ -10,8 +10,8 @@ from ...graph.tensors import Array, HostValue
 from ...passes.optimizer import SOUND
 from ..bitnet.config import BitNetConfig
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
-from ..data.alpaca import Example
 from ..data.batching import make_batch
+from ..data.examples import Example
 from .trainer import BUCKET, step_inputs
 
 _SIZE = 0.02

@@ -13,18 +13,19 @@ import numpy as np
 from ...graph.errors import BitgraphError
 from ...graph.ir import Graph, Node
 from ...graph.program import ArenaUse, Backend, Pending, Program
-from ...graph.sizes import parse_size
 from ...graph.tensors import Array, HostValue
-from ...passes.checkpoint.checkpoint import UNLIMITED, BudgetError, Checkpoint
+from ...passes.accumulate import initial_sums
 from ...passes.checkpoint.costs import NOMINAL, CostTable
-from ...passes.checkpoint.report import Report, report
+from ...passes.checkpoint.report import Report
 from ...passes.manager import PassManager
 from ...passes.optimizer import initial_state
 from ..adapters.lora import LoraAdapter, initial_tensors
 from ..bitnet.config import BitNetConfig, projection_shapes
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
-from ..data.alpaca import Example
-from ..data.batching import TokenBatch, epoch_batches
+from ..data.batching import TokenBatch, share_weights
+from ..data.examples import Example, lengths_of
+from ..data.ordering import plan_epoch
+from .budget import CompiledStep, StepCompiler
 from .evaluation import example_losses, mean_loss
 from .options import TrainingOptions, total_steps
 
@@ -33,9 +34,6 @@ WINDOW = 32
 
 BUCKET = 128
 """Token counts are rounded up to a multiple of this, so that few programs serve all batches."""
-
-_STEPS_DOWN = 256
-"""A plan that exceeds the budget is made smaller by one part in so many of it at least."""
 
 OnStage = Callable[[int, str, object, float], None]
 """Called with number, name, a printable form and seconds of each stage of compilation."""
@@ -51,8 +49,9 @@ class StepReport:
         loss: mean over the supervised tokens, before the update.
         grad_norm: global norm before clipping.
         lr: learning rate used.
-        tokens: real tokens of the batch, and of these the supervised ones.
+        tokens: real tokens of the batch.
         supervised: how many of them carry a label.
+        slots: tokens that the program computed, padding included.
         seconds: wall time of the step.
     """
 
@@ -63,6 +62,7 @@ class StepReport:
     lr: float
     tokens: int
     supervised: int
+    slots: int
     seconds: float
 
 
@@ -74,6 +74,7 @@ class Trainer:
         costs: of nodes, measured or estimated.
         steps_done: number of the last step that was begun and did not fail.
         num_parameters: trained ones.
+        adapter_names: names of the trained tensors.
     """
 
     def __init__(
@@ -118,19 +119,23 @@ class Trainer:
         self.steps_done = 0
         self.num_parameters = 0
         backend.load(graph_weights(config, weights))
-        self._adapter_names = self._load_adapters()
+        self.adapter_names, self._state_names = self._load_adapters()
 
-    def _load_adapters(self) -> tuple[str, ...]:
+    def _load_adapters(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Load what training begins with; the names of the adapters and of all else it changes."""
+        lora = self.options.lora()
         shapes = {
             module: shape
             for module, shape in projection_shapes(self._config).items()
             if module.rsplit(".", 1)[-1] in self.options.targets
         }
-        tensors = initial_tensors(shapes, self.options.rank, self.options.seed)
-        self._backend.load(tensors)
-        self._backend.load(initial_state(tensors))
+        ranks = {module: lora.rank_of(module) for module in shapes}
+        tensors = initial_tensors(shapes, ranks, self.options.seed)
+        state = initial_state(self.options.optimizer_pass(), tensors)
+        sums = initial_sums(tensors) if self.options.accumulate > 1 else {}
+        self._backend.load({**tensors, **state, **sums})
         self.num_parameters = sum(tensor.size for tensor in tensors.values())
-        return tuple(tensors)
+        return tuple(tensors), tuple(state)
 
     def step(self, batch: TokenBatch, step: int, lr: float) -> tuple[float, float]:
         """Update the adapters by one batch; the loss before it and the gradient norm.
@@ -139,15 +144,17 @@ class Trainer:
             BitgraphError: one of the two is not finite; the adapters are then as before the step,
                 and stay so.
         """
-        program, inputs = self._program("train", batch.tokens.size), step_inputs(batch, step, lr)
-        program.stage([inputs])
+        part = _Part(step, 0, True, lr, batch)
+        program = self._program("train", batch.tokens.size)
+        program.stage([part.inputs()])
         self.steps_done = step
-        return self._outcome(_Step(program, program.start(), step, inputs, batch))
+        return self._outcome(_Begun(part, program, program.start()))
 
     def evaluate(self, examples: Sequence[Example]) -> float:
         """Mean loss over all supervised tokens of a data set."""
-        size, bucket = self.options.batch_size, self._bucket
-        return mean_loss(example_losses(partial(self._program, "eval"), examples, size, bucket))
+        batching = self.options.batching(self._bucket)
+        losses = example_losses(partial(self._program, "eval"), examples, batching)
+        return mean_loss(loss for _, loss in losses)
 
     def profile(self, batch: TokenBatch) -> list[tuple[Node, float]]:
         """The nodes of a step that computes nothing twice, and the seconds that each takes.
@@ -163,78 +170,112 @@ class Trainer:
 
     def adapter(self, base_model: str) -> LoraAdapter:
         """The adapters as they are now."""
-        return LoraAdapter(
-            rank=self.options.rank,
-            alpha=self.options.alpha,
-            target_modules=self.options.targets,
-            tensors={name: self._backend.read(name) for name in self._adapter_names},
-            base_model=base_model,
-        )
+        return self.options.adapter(self._backend.read_all(self.adapter_names), base_model)
 
-    def fit(self, examples: Sequence[Example]) -> Iterator[StepReport]:
-        """Run all steps, reporting each when it is done or the next is already under way.
+    def state(self) -> dict[str, Array]:
+        """Everything that steps change, behind the last one: what a checkpoint holds.
+
+        It must not be asked for between two batches of one step.
+        """
+        return self._backend.read_all((*self.adapter_names, *self._state_names))
+
+    def restore(self, state: Mapping[str, Array], step: int) -> None:
+        """Go on from a `state` behind a step.
+
+        Raises:
+            BitgraphError: it is not the state of such a run.
+        """
+        now = self.state()
+        for name, value in now.items():
+            if name not in state or state[name].shape != value.shape:
+                raise BitgraphError(f"the checkpoint has no {name} of shape {list(value.shape)}")
+        self._backend.load({name: state[name] for name in now})
+        self.steps_done = step
+
+    def fit(
+        self,
+        examples: Sequence[Example],
+        begin: int = 0,
+        pause: Callable[[int], bool] = lambda step: False,
+    ) -> Iterator[StepReport]:
+        """Run the steps, reporting each when it is done or the next is already under way.
+
+        Args:
+            examples: to train on.
+            begin: steps to leave out, because they were done before.
+            pause: called with each step once it was begun; if it holds, nothing more is begun
+                before the step's report was taken, so that `state` is the one behind that step.
 
         Raises:
             BitgraphError: a step's loss or gradient is not finite; neither it nor one that was
                 under way behind it changed anything.
         """
-        total = total_steps(self.options, len(examples))
-        numbered = islice(enumerate(self._batches(examples), 1), total)
-        clock = _Clock()
-        under_way: deque[_Step] = deque()
-        while window := tuple(islice(numbered, WINDOW)):
-            for begun in self._start_window(window, total):
+        total = total_steps(self.options, examples)
+        parts = self._parts(examples, total, begin)
+        reporter = _Reporter(total)
+        under_way: deque[_Begun] = deque()
+        while window := tuple(islice(parts, WINDOW)):
+            for begun in self._start_window(window):
                 under_way.append(begun)
-                while len(under_way) > 1 or (under_way and under_way[0].pending.done):
-                    yield self._report(under_way.popleft(), total, clock)
+                pauses = begun.part.last and pause(begun.part.step)
+                while len(under_way) > (not pauses) or (under_way and under_way[0].pending.done):
+                    yield from self._finish(under_way.popleft(), reporter)
             while under_way:
-                yield self._report(under_way.popleft(), total, clock)
+                yield from self._finish(under_way.popleft(), reporter)
 
-    def _start_window(
-        self, window: Sequence[tuple[int, TokenBatch]], total: int
-    ) -> Iterator["_Step"]:
-        """Hand over the inputs of many steps, then start them one by one."""
-        staged: dict[int, list[dict[str, Array]]] = {}
-        inputs = {
-            step: step_inputs(batch, step, self.options.learning_rate(step, total))
-            for step, batch in window
-        }
-        for step, batch in window:
-            staged.setdefault(batch.tokens.size, []).append(inputs[step])
-        for tokens in sorted(staged, reverse=True):
-            self._program("train", tokens).stage(staged[tokens])
-        for step, batch in window:
-            program = self._program("train", batch.tokens.size)
+    def _parts(self, examples: Sequence[Example], total: int, begin: int) -> Iterator["_Part"]:
+        """The batches of all steps but the first `begin`, in order."""
+        steps = islice(enumerate(self._steps(examples), 1), begin, total)
+        for step, batches in steps:
+            rate = self.options.learning_rate(step, total)
+            for number, batch in enumerate(batches, 1):
+                draw = (step - 1) * self.options.accumulate + number
+                yield _Part(step, draw, number == len(batches), rate, batch)
+
+    def _steps(self, examples: Sequence[Example]) -> Iterator[tuple[TokenBatch, ...]]:
+        """The batches of each step, weighted as one large batch would be."""
+        options, lengths = self.options, lengths_of(examples)
+        batching = options.batching(self._bucket)
+        for epoch in range(options.epochs):
+            plan = plan_epoch(lengths, batching, options.seed, epoch)
+            batches = (batching.batch([examples[index] for index in chosen]) for chosen in plan)
+            while step := tuple(islice(batches, options.accumulate)):
+                yield share_weights(step) if options.accumulate > 1 else step
+
+    def _start_window(self, window: Sequence["_Part"]) -> Iterator["_Begun"]:
+        """Hand over the inputs of many batches, then start them one by one."""
+        staged: dict[tuple[str, int], list[dict[str, Array]]] = {}
+        for part in window:
+            staged.setdefault(part.program, []).append(part.inputs())
+        for key in sorted(staged, key=lambda key: -key[1]):
+            self._program(*key).stage(staged[key])
+        for part in window:
+            program = self._program(*part.program)
             pending = program.start()
-            self.steps_done = step
-            yield _Step(program, pending, step, inputs[step], batch)
+            if part.last:
+                self.steps_done = part.step
+            yield _Begun(part, program, pending)
 
-    def _report(self, begun: "_Step", total: int, clock: "_Clock") -> StepReport:
-        """Wait for a step."""
+    def _finish(self, begun: "_Begun", reporter: "_Reporter") -> Iterator[StepReport]:
+        """Wait for a batch; the report of its step, if it was the last."""
         loss, norm = self._outcome(begun)
-        batch, lr = begun.batch, float(begun.inputs["lr"])
-        tokens, supervised = batch.real_tokens, batch.supervised_tokens
-        return StepReport(begun.step, total, loss, norm, lr, tokens, supervised, clock.lap())
+        reporter.add(begun.part.batch, loss)
+        if begun.part.last:
+            yield reporter.report(begun.part, norm)
 
-    def _outcome(self, begun: "_Step") -> tuple[float, float]:
-        """Loss and gradient norm of a step, if both are finite."""
+    def _outcome(self, begun: "_Begun") -> tuple[float, float]:
+        """Loss and gradient norm of a batch, if both are finite; all but the last have no norm."""
         (results,) = begun.pending.results()
-        loss, norm = float(results["loss"]), float(results["grad_norm"])
+        loss, norm = float(results["loss"]), float(results.get("grad_norm", 0.0))
         if math.isfinite(loss) and math.isfinite(norm):
             return loss, norm
-        self.steps_done = begun.step - 1
-        where = begun.program.first_nonfinite(begun.inputs)
+        self.steps_done = begun.part.step - 1
+        where = begun.program.first_nonfinite(begun.part.inputs())
         culprit = f"; the first tensor of it that is not finite is {where}" if where else ""
         raise BitgraphError(
-            f"step {begun.step} gave a loss of {loss} and a gradient norm of {norm}{culprit}; the "
-            "adapter is as it was before that step: try a smaller --lr"
+            f"step {begun.part.step} gave a loss of {loss} and a gradient norm of {norm}{culprit}; "
+            "the adapter is as it was before that step: try a smaller --lr"
         )
-
-    def _batches(self, examples: Sequence[Example]) -> Iterator[TokenBatch]:
-        for epoch in range(self.options.epochs):
-            yield from epoch_batches(
-                examples, self.options.batch_size, self.options.seed, epoch, self._bucket
-            )
 
     def device_bytes(self, examples: Sequence[Example]) -> int:
         """Device memory that the largest batch will take, 0 if the backend computes on the host."""
@@ -254,117 +295,117 @@ class Trainer:
 
     def _most_tokens(self, examples: Sequence[Example]) -> int:
         """Tokens of the largest batch that these examples can make."""
-        most = sorted((example.tokens.size for example in examples), reverse=True)
-        tokens = sum(most[: self.options.batch_size])
-        return -(-tokens // self._bucket) * self._bucket
+        return self.options.batching(self._bucket).most_slots(lengths_of(examples))
 
     def _program(self, purpose: str, tokens: int) -> Program:
         key = (purpose, tokens)
         if key not in self._programs:
             graph = loss_graph(self._config, tokens, self._embedding)
-            if purpose == "train":
-                self._programs[key], self._reports[tokens] = self._compile_training(graph)
-            else:
+            if purpose == "eval":
                 self._programs[key] = self._compile_evaluation(graph)
+            else:
+                compiled = self._compile_training(graph, last=purpose == "train")
+                self._programs[key], self._reports[tokens] = compiled.program, compiled.report
         return self._programs[key]
 
     def _compile_evaluation(self, graph: Graph) -> Program:
         return self._backend.compile(PassManager(self.options.evaluation_passes()).run(graph))
 
-    def _compile_training(self, graph: Graph) -> tuple[Program, Report]:
-        """The program of a step within the memory budget, and what it saves.
-
-        A plan takes somewhat more than the pass foresees, for gaps and for the inputs of many
-        steps. So the pass runs where a plan exceeds the budget, and is told how much more it was.
-
-        Raises:
-            BudgetError: nothing fits the budget.
-        """
+    def _compile_training(self, graph: Graph, last: bool) -> CompiledStep:
+        """The program of a batch within the memory budget."""
         graph = replace(graph, outputs=(graph.output("loss"),))
-        budget = self._memory_budget()
-        found = self._compile_with(UNLIMITED, graph)
-        reserve = 0
-        while budget and found.taken > parse_size(budget):
-            least = reserve + parse_size(budget) // _STEPS_DOWN if reserve else 0
-            reserve = max(found.taken - found.report.peak, least)
-            checkpoint = Checkpoint(budget, self.costs, self._backend.footprint, reserve)
-            try:
-                found = self._compile_with(checkpoint, graph)
-            except BudgetError as error:
-                found = self._compile_smallest(checkpoint, graph, error.smallest)
+        passes = partial(self.options.training_passes, last=last)
+        memory = self._backend.memory
+        given = f"{memory >> 20}MiB" if memory is not None else ""
+        budget = self.options.memory_budget or given
+        found = StepCompiler(self._backend, passes, self.costs).within(budget, graph)
         on_stage, self._on_stage = self._on_stage, None
         if on_stage is not None:
             for stage in found.stages:
                 on_stage(*stage)
-        return found.program, found.report
-
-    def _compile_smallest(self, checkpoint: Checkpoint, graph: Graph, size: int) -> "_Compiled":
-        """The step that saves least, whose plan may fit although it was not foreseen.
-
-        Raises:
-            BudgetError: it does not; what it takes is the smallest budget.
-        """
-        found = self._compile_with(replace(checkpoint, budget=f"{size}B"), graph)
-        if found.taken > parse_size(checkpoint.budget):
-            raise BudgetError(checkpoint.budget, graph.name, found.taken)
         return found
 
-    def _compile_with(self, checkpoint: Checkpoint, graph: Graph) -> "_Compiled":
-        stages: list[tuple[int, str, object, float]] = []
-        clock = _Clock()
-        passes = self.options.training_passes(checkpoint)
-        manager = PassManager(passes, lambda *stage: stages.append((*stage, clock.lap())))
-        final = manager.run(graph)
-        program = self._backend.compile(final)
-        stages.append((len(stages), "schedule", program.schedule, clock.lap()))
-        saving = next(s for _, name, s, _ in stages if name == checkpoint.name)
-        assert isinstance(saving, Graph)
-        found = report(saving, self.costs, self._backend.footprint)
-        return _Compiled(program, found, stages)
-
-    def _memory_budget(self) -> str:
-        """What the options say, or what the device has."""
-        memory = self._backend.memory
-        return self.options.memory_budget or (f"{memory >> 20}MiB" if memory is not None else "")
-
 
 @dataclass(frozen=True)
-class _Compiled:
-    """A program, what it saves, and the stages that led to it."""
+class _Part:
+    """One of the batches of a step.
 
-    program: Program
-    report: Report
-    stages: list[tuple[int, str, object, float]]
+    Attributes:
+        step: counted from 1.
+        draw: the number of the batch in the run, for its dropout masks.
+        last: whether the step's update follows.
+        lr: of that update.
+    """
 
-    @property
-    def taken(self) -> int:
-        """Bytes of a step: as planned, or as foreseen where nothing is planned."""
-        return self.program.device_bytes or self.report.peak
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A step under way."""
-
-    program: Program
-    pending: Pending
     step: int
-    inputs: Mapping[str, Array]
+    draw: int
+    last: bool
+    lr: float
     batch: TokenBatch
 
+    @property
+    def program(self) -> tuple[str, int]:
+        """Purpose and tokens of the program that it needs."""
+        return "train" if self.last else "accumulate", self.batch.tokens.size
 
-class _Clock:
-    """Seconds from one call to the next."""
+    def inputs(self) -> dict[str, Array]:
+        """Values for the program's inputs."""
+        return step_inputs(self.batch, self.step, self.lr, self.draw)
 
-    def __init__(self) -> None:
+
+@dataclass(frozen=True)
+class _Begun:
+    """A batch under way."""
+
+    part: _Part
+    program: Program
+    pending: Pending
+
+
+class _Reporter:
+    """Adds up the batches of a step."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
         self._last = time.perf_counter()
+        self._loss = 0.0
+        self._batches: list[TokenBatch] = []
 
-    def lap(self) -> float:
-        last, self._last = self._last, time.perf_counter()
-        return self._last - last
+    def add(self, batch: TokenBatch, loss: float) -> None:
+        """Count a batch; the losses of a step's batches add up to the step's."""
+        self._loss += loss
+        self._batches.append(batch)
+
+    def report(self, part: _Part, norm: float) -> StepReport:
+        """The report of the batches since the last one."""
+        now = time.perf_counter()
+        report = StepReport(
+            step=part.step,
+            total=self._total,
+            loss=self._loss,
+            grad_norm=norm,
+            lr=part.lr,
+            tokens=sum(batch.real_tokens for batch in self._batches),
+            supervised=sum(batch.supervised_tokens for batch in self._batches),
+            slots=sum(batch.tokens.size for batch in self._batches),
+            seconds=now - self._last,
+        )
+        self._last, self._loss, self._batches = now, 0.0, []
+        return report
 
 
-def step_inputs(batch: TokenBatch, step: int, lr: float) -> dict[str, Array]:
-    """What a training program is given at one step."""
-    schedule = {"lr": np.array(lr, np.float32), "step": np.array(step, np.int32)}
-    return {**batch.inputs(), **schedule}
+def step_inputs(batch: TokenBatch, step: int, lr: float, draw: int = 0) -> dict[str, Array]:
+    """What a training program is given for a batch, and perhaps more.
+
+    Args:
+        batch: the batch.
+        step: its step, counted from 1.
+        lr: learning rate of the step.
+        draw: number of the batch in the run, for its dropout masks.
+    """
+    return {
+        **batch.inputs(),
+        "lr": np.array(lr, np.float32),
+        "step": np.array(step, np.int32),
+        "draw": np.array(draw, np.int32),
+    }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bitgraph.cli import data_options
 from bitgraph.cli.main import main
 from bitgraph.models.bitnet.presets import preset_config, write_random_model
 from runs import RECORDS, Result
@@ -28,6 +29,12 @@ def bitgraph(
         return Result(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tokenized data of a test are kept for that test alone."""
+    monkeypatch.setattr(data_options, "cache_folder", lambda: tmp_path / "cache")
 
 
 @pytest.fixture(scope="session")

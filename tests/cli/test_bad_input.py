@@ -130,7 +130,7 @@ def test_a_scale_that_is_no_positive_number(train, model, damaged, scale):
     [
         ("", "is not JSON"),
         ("[{]", "is not JSON"),
-        ('{"instruction": "a", "output": "b"}', "not a JSON array"),
+        ('{"question": "a", "answer": "b"}', "none of the fields"),
         ("3", "not a JSON array"),
         ("[]", "no records"),
         ('[{"instruction": "a", "output": "b"}, {"instruction": "c"}]', "record 2 of 2"),

@@ -13,7 +13,8 @@ from bitgraph.backends.numpy.backend import NumpyBackend, NumpyProgram
 from bitgraph.models.adapters.peft import load_adapter
 from bitgraph.models.bitnet.checkpoint import load_checkpoint
 from bitgraph.models.bitnet.tokenizer import Tokenizer
-from bitgraph.models.data.alpaca import load_alpaca, tokenize
+from bitgraph.models.data.encoding import EncodingOptions
+from bitgraph.models.data.source import prepare
 from bitgraph.models.training.options import TrainingOptions
 from bitgraph.models.training.trainer import Trainer
 from runs import read_metrics
@@ -29,7 +30,7 @@ def expected_tensors(model, data, steps):
     """The adapters of such a run after some of its steps."""
     checkpoint = load_checkpoint(model)
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata, str(model))
-    examples = tokenize(load_alpaca(data), tokenizer, OPTIONS.max_seq_len).examples
+    examples = prepare(data, tokenizer, EncodingOptions(OPTIONS.max_seq_len)).encoded.examples
     trainer = Trainer(checkpoint.config, checkpoint.weights, NumpyBackend(), OPTIONS)
     for report in trainer.fit(examples):
         if report.step == steps:

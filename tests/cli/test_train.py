@@ -12,7 +12,8 @@ from bitgraph.models.adapters.peft import load_adapter
 from bitgraph.models.bitnet.checkpoint import load_checkpoint
 from bitgraph.models.bitnet.config import PROJECTIONS
 from bitgraph.models.bitnet.tokenizer import Tokenizer
-from bitgraph.models.data.alpaca import load_alpaca, tokenize
+from bitgraph.models.data.encoding import EncodingOptions
+from bitgraph.models.data.source import prepare
 from runs import RECORDS, read_metrics
 
 WEIGHTS = "adapter_model.safetensors"
@@ -64,9 +65,9 @@ def test_metrics_tell_the_whole_run(train, model, data):
     assert [report["step"] for report in reports] == [1, 2, 3, 4]
     assert {report["total"] for report in reports} == {4}
     tokenizer = Tokenizer.from_metadata(load_checkpoint(model).metadata, str(model))
-    examples = tokenize(load_alpaca(data), tokenizer, 512).examples
+    examples = prepare(data, tokenizer, EncodingOptions(512)).encoded.examples
     tokens = sum(example.tokens.size for example in examples)
-    supervised = sum(example.tokens.size - example.prompt_length for example in examples)
+    supervised = sum(int(example.trained.sum()) for example in examples)
     assert sum(report["tokens"] for report in reports) == 2 * tokens
     assert sum(report["supervised"] for report in reports) == 2 * supervised
     cosine = [0.5 * (1 + math.cos(math.pi * step / 3)) for step in (0, 1, 2, 3)]
@@ -180,7 +181,7 @@ def test_what_is_cut_and_skipped_is_said(bitgraph, model, tmp_path):
     )  # fmt: skip
     assert result.code == 0
     assert "3 examples" in result.err
-    assert "1 cut to 200 tokens, 1 skipped" in result.err
+    assert "1 cut to 200 tokens, 1 skipped without a response" in result.err
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are(bitgraph, model, data, tmp_path):

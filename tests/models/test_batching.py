@@ -1,20 +1,16 @@
 """Flat batches: labels, attention ranges, weights, order."""
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bitgraph.graph.errors import BitgraphError
-from bitgraph.models.data.alpaca import Example
 from bitgraph.models.data.batching import (
     IGNORE,
     TokenBatch,
-    epoch_batches,
-    epoch_order,
     from_padded,
     make_batch,
 )
+from bitgraph.models.data.examples import Example, prompted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,17 +19,15 @@ SHARED = Path(__file__).parents[2].parent / "shared"
 
 @st.composite
 def an_example(draw: st.DrawFn) -> Example:
+    """Any of its tokens may be trained, as in a conversation of several turns."""
     tokens = draw(st.lists(st.integers(0, 99), min_size=2, max_size=9))
-    return Example(np.array(tokens, np.int32), draw(st.integers(1, len(tokens) - 1)))
+    size = len(tokens) - 1
+    trained = draw(st.lists(st.booleans(), min_size=size, max_size=size).filter(any))
+    return Example(np.array(tokens, np.int32), np.array([False, *trained]))
 
 
 EXAMPLES = st.lists(an_example(), min_size=1, max_size=6)
 MULTIPLES = st.sampled_from([1, 2, 7, 32])
-
-
-def numbered(count: int) -> list[Example]:
-    """Examples that share no token, so that a batch shows which it holds."""
-    return [Example(np.array([2 * i, 2 * i + 1], np.int32), 1) for i in range(count)]
 
 
 def arrays(batch: TokenBatch) -> list[list[float]]:
@@ -43,8 +37,8 @@ def arrays(batch: TokenBatch) -> list[list[float]]:
 
 def test_two_small_examples() -> None:
     examples = [
-        Example(np.array([5, 6, 7, 8], np.int32), 2),
-        Example(np.array([9, 4], np.int32), 1),
+        prompted(np.array([5, 6, 7, 8], np.int32), 2),
+        prompted(np.array([9, 4], np.int32), 1),
     ]
     batch = make_batch(examples, multiple=4)
     third = float(np.float32(1 / 3))
@@ -62,7 +56,7 @@ def test_two_small_examples() -> None:
 @given(EXAMPLES, MULTIPLES)
 def test_every_supervised_token_is_a_label_once(examples: list[Example], multiple: int) -> None:
     batch = make_batch(examples, multiple)
-    expected = [example.tokens[example.prompt_length :] for example in examples]
+    expected = [example.tokens[example.trained] for example in examples]
     assert batch.labels[batch.labels != IGNORE].tolist() == np.concatenate(expected).tolist()
     assert batch.supervised_tokens == sum(part.size for part in expected)
 
@@ -133,15 +127,17 @@ def test_the_order_of_examples_changes_no_example(examples: list[Example]) -> No
 def test_padded_rows_give_the_same_labels(examples: list[Example]) -> None:
     """A Hugging Face batch of the examples trains exactly the same tokens from the same ones."""
     width = max(example.tokens.size for example in examples)
-    ids = np.full((len(examples), width), 77, np.int64)
+    ids = np.full((len(examples), width), 177, np.int64)
     labels = np.full((len(examples), width), -100, np.int64)
     for row, example in enumerate(examples):
         ids[row, : example.tokens.size] = example.tokens
-        labels[row, example.prompt_length : example.tokens.size] = example.tokens[
-            example.prompt_length :
-        ]
+        labels[row, : example.tokens.size] = np.where(example.trained, example.tokens, -100)
     padded, flat = from_padded(ids, labels), make_batch(examples)
+    own = make_batch(examples, pad=True)
+    assert own.real_tokens == flat.real_tokens
+    assert [*map(list, arrays(own)[1:])] == arrays(padded)[1:]
     assert (padded.tokens.reshape(ids.shape) == ids).all()
+    assert (own.tokens.reshape(ids.shape) == np.where(ids == 177, 0, ids)).all()
     assert (padded.positions.reshape(ids.shape) == np.arange(width)).all()
     assert (padded.first == np.repeat(np.arange(len(examples)) * width, width)).all()
     assert (padded.last == np.arange(ids.size)).all()
@@ -163,58 +159,6 @@ def test_a_batch_without_labels_weighs_nothing() -> None:
     batch = from_padded(np.array([[3, 4]]), np.array([[-100, -100]]))
     assert batch.weights.tolist() == [0, 0]
     assert batch.supervised_tokens == 0
-
-
-@given(
-    st.integers(1, 40),
-    st.integers(1, 9),
-    st.integers(0, 2**70),
-    st.integers(0, 2**33),
-    st.booleans(),
-)
-def test_an_epoch_holds_every_example_once(
-    count: int, size: int, seed: int, epoch: int, shuffle: bool
-) -> None:
-    batches = list(epoch_batches(numbered(count), size, seed, epoch, 8, shuffle))
-    labels = [batch.labels[batch.labels != IGNORE].tolist() for batch in batches]
-    assert [len(part) for part in labels[:-1]] == [size] * (count // size - (count % size == 0))
-    assert len(labels[-1]) == (count % size or size)
-    flat = [label for part in labels for label in part]
-    assert sorted(flat) == [2 * i + 1 for i in range(count)]
-    assert shuffle or flat == sorted(flat)
-
-
-@given(st.integers(0, 2**40), st.integers(0, 1000))
-def test_order_depends_on_seed_and_epoch_alone(seed: int, epoch: int) -> None:
-    orders = [epoch_order(50, *key).tolist() for key in [(seed, epoch)] * 2]
-    assert orders[0] == orders[1]
-    others = [(seed + 1, epoch), (seed, epoch + 1), (epoch, seed + 1001)]
-    assert all(epoch_order(50, *key).tolist() != orders[0] for key in others)
-
-
-def test_order_is_what_it_always_was() -> None:
-    """A resumed run must go on in the same order under any NumPy."""
-    assert epoch_order(8, seed=0, epoch=0).tolist() == [6, 3, 1, 4, 5, 2, 7, 0]
-    assert epoch_order(8, seed=0, epoch=1).tolist() == [1, 3, 6, 2, 0, 7, 5, 4]
-
-
-def test_order_is_uniform() -> None:
-    """Each of 5 examples comes first about equally often."""
-    starts = [epoch_order(5, seed=1, epoch=epoch)[0] for epoch in range(2000)]
-    assert (np.abs(np.bincount(starts, minlength=5) - 400) < 90).all()
-
-
-def test_a_resumed_epoch_goes_on_with_the_same_batches() -> None:
-    examples = numbered(23)
-    whole = [arrays(batch) for batch in epoch_batches(examples, 4, 9, 2, 8)]
-    resumed = islice(epoch_batches(examples, 4, 9, 2, 8), 3, None)
-    assert [arrays(batch) for batch in resumed] == whole[3:]
-
-
-@pytest.mark.parametrize(("size", "seed", "problem"), [(0, 0, "batch size is 0"), (1, -1, "seed")])
-def test_bad_settings(size: int, seed: int, problem: str) -> None:
-    with pytest.raises(BitgraphError, match=problem):
-        epoch_batches(numbered(3), size, seed, 0)
 
 
 def test_reference_batches_keep_their_labels() -> None:

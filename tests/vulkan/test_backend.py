@@ -26,7 +26,7 @@ from bitgraph.graph.program import Backend
 from bitgraph.models.adapters.peft import load_adapter
 from bitgraph.models.bitnet.generate import Generator, Sampling
 from bitgraph.models.bitnet.presets import preset_config, write_random_model
-from bitgraph.models.data.alpaca import Example
+from bitgraph.models.data.examples import Example, prompted
 from bitgraph.models.training.options import TrainingOptions
 from bitgraph.models.training.trainer import Trainer
 from graphs import read, training_graph
@@ -69,7 +69,7 @@ def backend() -> Iterator[VulkanBackend]:
 def examples(count: int) -> list[Example]:
     rng = np.random.default_rng(0)
     return [
-        Example(rng.integers(0, CONFIG.vocab_size, 12).astype(np.int32), 4) for _ in range(count)
+        prompted(rng.integers(0, CONFIG.vocab_size, 12).astype(np.int32), 4) for _ in range(count)
     ]
 
 

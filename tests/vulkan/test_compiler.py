@@ -10,8 +10,8 @@ from bitgraph.backends.vulkan import compiler
 from bitgraph.backends.vulkan.compiler import compile_shaders
 from bitgraph.backends.vulkan.errors import DeviceError
 from bitgraph.backends.vulkan.spirv import MAGIC, reflect
-from bitgraph.backends.vulkan.storage import Storage, cache_folder
 from bitgraph.graph.errors import BitgraphError
+from bitgraph.graph.storage import Storage, cache_folder
 from hypothesis import given
 from hypothesis import strategies as st
 

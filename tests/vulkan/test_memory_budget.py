@@ -17,7 +17,7 @@ from bitgraph.graph.sizes import parse_size
 from bitgraph.models.bitnet.config import BitNetConfig
 from bitgraph.models.bitnet.forward import loss_graph
 from bitgraph.models.bitnet.presets import preset_config
-from bitgraph.models.data.alpaca import Example
+from bitgraph.models.data.examples import Example, prompted
 from bitgraph.models.training.options import TrainingOptions
 from bitgraph.models.training.trainer import Trainer
 from bitgraph.passes.checkpoint.checkpoint import Checkpoint, predicted_bytes
@@ -97,7 +97,7 @@ def train(backend: VulkanBackend, budget: str) -> tuple[Trainer, list[float]]:
 
 def examples() -> list[Example]:
     rng = np.random.default_rng(0)
-    return [Example(rng.integers(0, 48, 60).astype(np.int32), 5) for _ in range(6)]
+    return [prompted(rng.integers(0, 48, 60).astype(np.int32), 5) for _ in range(6)]
 
 
 def test_a_step_on_a_device_keeps_to_its_budget_and_its_bits() -> None:

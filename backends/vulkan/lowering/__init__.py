@@ -7,6 +7,7 @@ from . import (
     adapters,
     attention,
     copies,
+    dropout,
     elementwise,
     embedding,
     fused,
@@ -22,6 +23,7 @@ from .calls import Lowering, Meaning, Rule
 
 _FAMILIES = (
     copies,
+    dropout,
     elementwise,
     norm,
     quantize,

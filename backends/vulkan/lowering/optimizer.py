@@ -24,7 +24,7 @@ from .calls import (
     reducing_workgroup,
     runs_of,
 )
-from .copies import start_from
+from .copies import flat_groups, start_from
 from .meanings import arrays, of_op
 
 _RUN = 2048
@@ -129,6 +129,21 @@ def _adamw_groups(count: int) -> int:
     return -(-(count // 4 if count % 4 == 0 else count) // _WORKGROUP)
 
 
+def _sgd(lowering: Lowering, node: Node) -> None:
+    p, gradient, m, clip, lr = node.inputs
+    for old, new in zip((p, m), node.outputs, strict=True):
+        start_from(lowering, old, new)
+    constants = {
+        "MOMENTUM": node.attributes["momentum"],
+        "WEIGHT_DECAY": node.attributes["weight_decay"],
+    }
+    new_p, new_m = node.outputs
+    for count, runs in runs_of(lowering.limits, new_p, gradient, new_m):
+        operands = dict(zip("pgm", runs, strict=True))
+        groups = flat_groups(lowering, count)
+        lowering.call("sgd", groups, {"COUNT": count, **constants}, **operands, clip=clip, lr=lr)
+
+
 def _adamw_constants(
     beta1: float, beta2: float, eps: float, weight_decay: float
 ) -> dict[str, int | float]:
@@ -192,6 +207,7 @@ RULES: dict[str, Rule] = {
     "clip_factor": _clip_factor,
     "adamw": _adamw,
     fused_rule("updates"): _fused_updates,
+    "sgd": _sgd,
 }
 MEANINGS: dict[str, Meaning] = dict(
     [
@@ -200,5 +216,6 @@ MEANINGS: dict[str, Meaning] = dict(
         of_op("guard", "guard"),
         of_op("clip_factor", "clip_factor", {"max_norm": "MAX_NORM"}),
         ("adamw", _adamw_meaning),
+        of_op("sgd", "sgd", {"momentum": "MOMENTUM", "weight_decay": "WEIGHT_DECAY"}),
     ]
 )

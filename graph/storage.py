@@ -1,4 +1,4 @@
-"""Files kept between runs to save time: compiled shaders and pipelines.
+"""Files kept between runs to save time: compiled shaders, pipelines, tokenized data.
 
 Nothing in them is trusted: an entry carries a digest over its key and contents, and one that does
 not match is as good as absent. A folder that cannot be written only costs the time.

@@ -1,0 +1,1 @@
+"""The forms in which records come, one module each."""

@@ -1,0 +1,190 @@
+"""Checkpoints of a run: everything that the next step depends on, so that a run can go on.
+
+Layout, below the run's folder:
+
+    checkpoints/step-00000200/adapter_config.json         the adapter, a PEFT folder
+                              adapter_model.safetensors
+                              optimizer.safetensors       moments, and whether all is sound
+                              run.json                    step, progress, what the run was
+
+A checkpoint is written under another name and renamed when all of it is on disk: a folder of that
+name is whole. What was read and trained before step N follows from the seed and N.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from ...graph.errors import BitgraphError
+from ...graph.tensors import Array
+from ..adapters.lora import LoraAdapter
+from ..adapters.peft import load_adapter, save_adapter
+from ..files import atomic_write, make_folder, sync_folder, write_text
+
+FOLDER = "checkpoints"
+
+_NAME = "step-{:08d}"
+_PARTIAL = ".partial"
+_OPTIMIZER = "optimizer.safetensors"
+_RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run remembers besides its tensors.
+
+    Attributes:
+        step: number of the last step.
+        best_loss: smallest evaluation loss so far, None before the first evaluation.
+        best_step: the step behind which it was found.
+        stale: evaluations since then.
+    """
+
+    step: int = 0
+    best_loss: float | None = None
+    best_step: int = 0
+    stale: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingCheckpoint:
+    """A run behind one of its steps.
+
+    Attributes:
+        progress: where it is.
+        run: what the run is, as plain JSON: the same run has the same.
+        adapter: the adapter.
+        state: all else that steps change, by name.
+    """
+
+    progress: Progress
+    run: Mapping[str, Any]
+    adapter: LoraAdapter
+    state: Mapping[str, Array]
+
+
+def write_checkpoint(folder: Path, checkpoint: TrainingCheckpoint) -> Path:
+    """Write a checkpoint of the run in a folder; its own folder appears when it is complete.
+
+    Raises:
+        BitgraphError: it cannot be written; those that were there before are untouched.
+    """
+    final = folder / FOLDER / _NAME.format(checkpoint.progress.step)
+    partial = final.with_name(final.name + _PARTIAL)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        make_folder(partial)
+        save_adapter(partial, checkpoint.adapter)
+        tensors = {name: np.ascontiguousarray(value) for name, value in checkpoint.state.items()}
+        data = safetensors.numpy.save(tensors)
+        with atomic_write(partial / _OPTIMIZER) as file:
+            file.write(data)
+        record = {
+            "progress": asdict(checkpoint.progress),
+            "run": checkpoint.run,
+            "optimizer_sha256": hashlib.sha256(data).hexdigest(),
+        }
+        write_text(partial / _RUN, json.dumps(record, indent=2) + "\n")
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        sync_folder(final.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BitgraphError(
+            f"the checkpoint {final} could not be written ({reason}); free some space and go on "
+            "with --resume"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the oldest first."""
+    found = (folder / FOLDER).glob("step-*")
+    return sorted(path for path in found if not path.name.endswith(_PARTIAL))
+
+
+def read_checkpoint(folder: Path) -> TrainingCheckpoint:
+    """Read what `write_checkpoint` wrote, bit for bit.
+
+    Args:
+        folder: of the checkpoint itself.
+
+    Raises:
+        BitgraphError: a file is missing or damaged.
+    """
+    advice = f"remove {folder} to go on from the checkpoint before it"
+    try:
+        record = json.loads((folder / _RUN).read_text())
+        data = (folder / _OPTIMIZER).read_bytes()
+        progress = Progress(**record["progress"])
+        run, digest = dict(record["run"]), record["optimizer_sha256"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BitgraphError(f"the checkpoint {folder} cannot be read ({error}); {advice}") from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise BitgraphError(f"{folder / _OPTIMIZER} is damaged; {advice}")
+    state = safetensors.numpy.load(data)
+    return TrainingCheckpoint(progress, run, load_adapter(folder), state)
+
+
+def remove_old(folder: Path, keep: int) -> None:
+    """Remove all but the newest checkpoints of a run."""
+    for path in checkpoint_folders(folder)[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class CheckpointWriter:
+    """Writes checkpoints beside the training, one at a time."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._pool = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def submit(self, checkpoint: TrainingCheckpoint) -> None:
+        """Begin to write, once the one before is written.
+
+        Raises:
+            BitgraphError: the one before could not be written.
+        """
+        self.wait()
+        self._writing = self._pool.submit(self._write, checkpoint)
+
+    def wait(self) -> None:
+        """Return when all is written.
+
+        Raises:
+            BitgraphError: it could not be.
+        """
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write(self, checkpoint: TrainingCheckpoint) -> None:
+        write_checkpoint(self._folder, checkpoint)
+        remove_old(self._folder, self._keep)
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown()
+        if error is None:
+            self.wait()

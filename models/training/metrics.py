@@ -1,0 +1,86 @@
+"""metrics.jsonl: a line of JSON for everything that happens in a run."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ...graph.errors import BitgraphError
+from ..files import atomic_write
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsFile:
+    """Appends records, each on disk when `append` returns.
+
+    Records of steps behind `begin` are removed first: they are of a time that a resumed run does
+    not know of. With a `begin` of 0 the file is new.
+    """
+
+    def __init__(self, folder: Path, begin: int = 0) -> None:
+        self._path = folder / METRICS
+        with atomic_write(self._path) as file:
+            for record in read_metrics(self._path) if begin else ():
+                if record.get("step", 0) <= begin:
+                    file.write(json.dumps(record).encode() + b"\n")
+        with _named(self._path):
+            self._file = self._path.open("ab")
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a record.
+
+        Raises:
+            BitgraphError: it cannot be written.
+        """
+        with _named(self._path):
+            self._file.write(json.dumps(record).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def __enter__(self) -> "MetricsFile":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file, none if it is absent; a last line that was cut off is left out.
+
+    Raises:
+        BitgraphError: a line is not a record, or the file cannot be read.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BitgraphError(f"{path} could not be read ({reason}); check the path") from error
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise BitgraphError(f"{path}, line {number} is not a record; remove the line")
+        yield record
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn an error of the system into a sentence about a file."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BitgraphError(
+            f"{path} could not be written ({reason}); free some space or choose another --out"
+        ) from error

@@ -1,0 +1,258 @@
+"""A whole run: steps, evaluations, checkpoints, early stopping, and what is left at its end."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ...graph.errors import BitgraphError
+from ..adapters.peft import save_adapter
+from ..data.examples import Example
+from .checkpoints import (
+    CheckpointWriter,
+    Progress,
+    TrainingCheckpoint,
+    checkpoint_folders,
+    read_checkpoint,
+)
+from .options import total_steps
+from .trainer import StepReport, Trainer
+
+BEST = "best"
+"""Folder, below the run's, of the adapter with the smallest evaluation loss."""
+
+_MINUTE = 60.0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """When a run evaluates, saves and ends.
+
+    Attributes:
+        eval_steps: steps from one evaluation to the next, 0 for only at both ends.
+        patience: evaluations in a row without a smaller loss after which the run ends; 0 never.
+        save_steps: steps from one checkpoint to the next, 0 for none.
+        save_minutes: minutes after which there is one too, 0 for none.
+        keep: checkpoints that are kept.
+
+    Raises:
+        BitgraphError: an option is out of its range.
+    """
+
+    eval_steps: int = 0
+    patience: int = 0
+    save_steps: int = 200
+    save_minutes: float = 0.0
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("eval_steps", "patience", "save_steps", "save_minutes"):
+            if not getattr(self, name) >= 0:
+                option = name.replace("_", "-")
+                raise BitgraphError(f"{option} ({getattr(self, name)}) must not be negative")
+        if self.keep < 1:
+            raise BitgraphError(f"keep ({self.keep}) must be at least 1")
+        if self.patience and not self.eval_steps:
+            raise BitgraphError("patience counts evaluations; give --eval-steps too")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The loss on held-out examples behind a step.
+
+    Attributes:
+        step: 0 before the first.
+        loss: mean over their supervised tokens.
+        best: whether it is the smallest so far.
+    """
+
+    step: int
+    loss: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is being written."""
+
+    step: int
+
+
+Event: TypeAlias = StepReport | Evaluation | Saved
+
+
+@dataclass
+class Run:
+    """A run in a folder.
+
+    Attributes:
+        trainer: does the steps.
+        training, held_out: examples; no held-out ones, no evaluation.
+        options: when to do what.
+        folder: of the run.
+        base_model: what the adapter says it is for.
+        progress: where the run is.
+    """
+
+    trainer: Trainer
+    training: Sequence[Example]
+    held_out: Sequence[Example]
+    options: RunOptions
+    folder: Path
+    base_model: str
+    progress: Progress = field(default_factory=Progress)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What has to be the same for a run to go on, as plain JSON."""
+        return {
+            "options": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in asdict(self.trainer.options).items()
+            },
+            "model": self.base_model,
+            "data_sha256": _digest(self.training),
+        }
+
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint, if there is one.
+
+        Raises:
+            BitgraphError: it is damaged, or of a run with other options, another model or other
+                data.
+        """
+        folders = checkpoint_folders(self.folder)
+        if not folders:
+            return False
+        checkpoint = read_checkpoint(folders[-1])
+        _expect_same(checkpoint.run, self.identity, folders[-1])
+        tensors = {**checkpoint.adapter.tensors, **checkpoint.state}
+        self.trainer.restore(tensors, checkpoint.progress.step)
+        self.progress = checkpoint.progress
+        return True
+
+    def events(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Train to the end, or until `stop` holds, and tell what happens.
+
+        A checkpoint follows the step that was under way when `stop` began to hold. At the end the
+        adapter lies in the folder; the best one in `BEST` below it.
+
+        Raises:
+            BitgraphError: a step is not finite, or something cannot be written.
+        """
+        agenda = _Agenda(self.options, total_steps(self.trainer.options, self.training), stop)
+        with CheckpointWriter(self.folder, self.options.keep) as writer:
+            if not self.progress.step:
+                yield from self._evaluate()
+            for report in self.trainer.fit(self.training, self.progress.step, agenda.pauses):
+                yield report
+                due = agenda.due.pop(report.step, None)
+                if due is None:
+                    continue
+                self.progress = replace(self.progress, step=report.step)
+                if due.evaluate:
+                    yield from self._evaluate()
+                ends = due.stop or self._is_stale()
+                if due.save or ends:
+                    writer.submit(self._checkpoint())
+                    yield Saved(report.step)
+                if ends:
+                    break
+        self.save()
+
+    def save(self) -> None:
+        """Write the adapter as it is into the run's folder."""
+        save_adapter(self.folder, self.trainer.adapter(self.base_model))
+
+    def _evaluate(self) -> Iterator[Evaluation]:
+        if not self.held_out:
+            return
+        now, loss = self.progress, self.trainer.evaluate(self.held_out)
+        best = now.best_loss is None or loss < now.best_loss
+        if best:
+            self.progress = replace(now, best_loss=loss, best_step=now.step, stale=0)
+            if now.step:
+                save_adapter(self.folder / BEST, self.trainer.adapter(self.base_model))
+        else:
+            self.progress = replace(now, stale=now.stale + 1)
+        yield Evaluation(now.step, loss, best)
+
+    def _is_stale(self) -> bool:
+        return bool(self.options.patience) and self.progress.stale >= self.options.patience
+
+    def _checkpoint(self) -> TrainingCheckpoint:
+        state = self.trainer.state()
+        names = set(self.trainer.adapter_names)
+        tensors = {name: value for name, value in state.items() if name in names}
+        adapter = self.trainer.options.adapter(tensors, self.base_model)
+        rest = {name: value for name, value in state.items() if name not in names}
+        return TrainingCheckpoint(self.progress, self.identity, adapter, rest)
+
+
+@dataclass(frozen=True)
+class _Due:
+    """What follows a step before the next one."""
+
+    save: bool
+    evaluate: bool
+    stop: bool
+
+
+class _Agenda:
+    """Decides, when a step begins, what follows it.
+
+    Attributes:
+        due: by step, where there is something.
+    """
+
+    def __init__(self, options: RunOptions, total: int, stop: Callable[[], bool]) -> None:
+        self.due: dict[int, _Due] = {}
+        self._options = options
+        self._total = total
+        self._stop = stop
+        self._saved = time.monotonic()
+
+    def pauses(self, step: int) -> bool:
+        """Whether something follows the step that was just begun."""
+        options = self._options
+        due = _Due(
+            save=self._is_due(options.save_steps, step) or self._is_late(),
+            evaluate=step == self._total or self._is_due(options.eval_steps, step),
+            stop=self._stop(),
+        )
+        if due.save:
+            self._saved = time.monotonic()
+        if due.save or due.evaluate or due.stop:
+            self.due[step] = due
+        return step in self.due
+
+    def _is_due(self, every: int, step: int) -> bool:
+        return bool(every) and (step % every == 0 or step == self._total)
+
+    def _is_late(self) -> bool:
+        minutes = self._options.save_minutes
+        return bool(minutes) and time.monotonic() - self._saved >= minutes * _MINUTE
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    """SHA-256 of what is trained on, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(example.tokens.astype("<i4").tobytes())
+        digest.update(example.trained.tobytes())
+    return digest.hexdigest()
+
+
+def _expect_same(then: Mapping[str, Any], now: Mapping[str, Any], checkpoint: Path) -> None:
+    """Refuse to go on with another run."""
+    before = {**then.get("options", {}), **{k: v for k, v in then.items() if k != "options"}}
+    after = {**now["options"], **{k: v for k, v in now.items() if k != "options"}}
+    for name, value in after.items():
+        if before.get(name) != value:
+            raise BitgraphError(
+                f"{checkpoint} is of a run whose {name.replace('_', '-')} was "
+                f"{before.get(name)}, not {value}; give the same, or train into another --out"
+            )
