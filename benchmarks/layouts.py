@@ -65,7 +65,7 @@ def main(
             batch_size=batch_size,
             max_seq_len=max_seq_len,
             layout=layout,  # type: ignore[arg-type]
-            tokens_per_step=tokens_per_step,
+            tokens_per_step=tokens_per_step if layout == "pack" else 0,
             max_steps=10_000,
         )
         trainer = Trainer(

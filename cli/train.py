@@ -1,38 +1,30 @@
 """`bitgraph train`: fine-tune a model with LoRA."""
 
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from dataclasses import fields as fields_of
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from ..backends.vulkan.errors import DeviceLost
 from ..graph.errors import BitgraphError
 from ..graph.sizes import binary_size
-from ..models.adapters.peft import CONFIG, save_adapter
+from ..models.adapters.peft import CONFIG
 from ..models.bitnet.checkpoint import Checkpoint, load_checkpoint
 from ..models.bitnet.config import PROJECTIONS
 from ..models.bitnet.tokenizer import Tokenizer
 from ..models.data.examples import Example
 from ..models.data.ordering import Layout, split_off
 from ..models.files import make_folder
-from ..models.training.options import TrainingOptions, total_steps
-from ..models.training.throughput import Throughput
-from ..models.training.trainer import StepReport, Trainer
+from ..models.training.checkpoints import checkpoint_folders, remove_old
+from ..models.training.metrics import MetricsFile
+from ..models.training.options import OPTIMIZERS, TrainingOptions, total_steps
+from ..models.training.run import Run, RunOptions
+from ..models.training.schedule import SCHEDULES
+from ..models.training.trainer import Trainer
 from .costs import measured_costs
 from .data_options import DataOptions, data_options, describe_data, load_data
 from .dumps import dumping
@@ -47,16 +39,28 @@ from .options import (
     make_backend,
     model_option,
 )
+from .training_view import TrainingView
 
-METRICS = "metrics.jsonl"
-
-Metrics: TypeAlias = Callable[[dict[str, Any]], None]
+RUN_FIELDS = tuple(field.name for field in fields_of(RunOptions))
 
 
-def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
-    """A `TrainingOptions` field as an option of the command."""
+def _option(
+    name: str, type: Any, text: str, options: Any = TrainingOptions
+) -> Callable[[CommandT], CommandT]:
+    """A field of `TrainingOptions`, or of others, as an option of the command."""
     flag = f"--{name.replace('_', '-')}"
-    return click.option(flag, type=type, help=text, **from_defaults(TrainingOptions, name))
+    return click.option(flag, type=type, help=text, **from_defaults(options, name))
+
+
+def _names_option(flag: str, name: str, default: str, text: str) -> Callable[[CommandT], CommandT]:
+    """An option that is a list of words, separated by commas."""
+
+    def split(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    return click.option(
+        flag, name, default=default, show_default=bool(default), callback=split, help=text
+    )
 
 
 @click.command()
@@ -72,17 +76,25 @@ def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
 )
 @_option("rank", int, "Inner width of the adapters.")
 @_option("alpha", float, "Adapters are scaled by alpha / rank.")
-@click.option(
+@_names_option(
     "--target",
     "targets",
-    default=",".join(PROJECTIONS),
-    show_default=True,
-    help="Modules that get an adapter, separated by commas.",
+    ",".join(PROJECTIONS),
+    "Modules that get an adapter, separated by commas.",
 )
-@_option("lr", float, "Largest learning rate; it falls along a cosine after the warm-up.")
+@_names_option("--rank-pattern", "rank_pattern", "", "Other ranks, as in v_proj=8,o_proj=4.")
+@_names_option("--alpha-pattern", "alpha_pattern", "", "Other alphas, as in v_proj=16.")
+@click.option("--rslora", is_flag=True, help="Scale adapters by alpha / sqrt(rank).")
+@_option("dropout", float, "Share of the adapters' inputs that are dropped in training.")
+@_option("lr", float, "Largest learning rate.")
+@_option("schedule", click.Choice(list(SCHEDULES)), "How it falls behind the warm-up.")
+@_option("warmup", float, "Steps over which it rises, or a share of all steps if below 1.")
+@_option("optimizer", click.Choice(OPTIMIZERS), "What updates the adapters.")
+@_option("momentum", float, "Of sgd.")
 @_option("epochs", int, "Passes over the data.")
 @_option("max_steps", int, "Stop after so many steps; 0 for no limit.")
-@_option("batch_size", int, "Examples a step.")
+@_option("batch_size", int, "Examples of a batch.")
+@_option("accumulate", int, "Batches a step.")
 @click.option("--pack", "layout", flag_value="pack", help="Fill steps with what fits instead.")
 @click.option("--pad", "layout", flag_value="pad", help="Pad examples to the longest of a step.")
 @click.option(
@@ -91,10 +103,10 @@ def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
     default=0,
     help="Tokens of a step with --pack; batch-size times max-seq-len if not given.",
 )
-@_option("warmup", int, "Steps over which the learning rate rises.")
 @_option("seed", int, "Of the adapters' first values and the order of examples.")
 @_option("max_grad_norm", float, "Clip gradients to this global norm; 0 for no clipping.")
-@_option("weight_decay", float, "AdamW's weight decay.")
+@_option("weight_decay", float, "Of the optimizer.")
+@_names_option("--no-decay", "no_decay", "", "Ends of names without decay, as in lora_B.weight.")
 @click.option(
     "--memory-budget",
     default="",
@@ -102,13 +114,12 @@ def _option(name: str, type: Any, text: str) -> Callable[[CommandT], CommandT]:
     help="Device memory of a step, as in 6GiB; what does not fit is computed again. "
     "[default: what the device has]",
 )
-@click.option(
-    "--save-steps",
-    type=click.IntRange(min=0),
-    default=200,
-    show_default=True,
-    help="Write the adapter every so many steps too; 0 for only at the end.",
-)
+@_option("eval_steps", int, "Evaluate every so many steps; 0 for only at both ends.", RunOptions)
+@_option("patience", int, "End after so many evaluations without a best one.", RunOptions)
+@_option("save_steps", int, "Checkpoint every so many steps; 0 for none.", RunOptions)
+@_option("save_minutes", float, "And after so many minutes; 0 for none.", RunOptions)
+@_option("keep", int, "Checkpoints that are kept.", RunOptions)
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
 @click.option("--force", is_flag=True, help="Replace an adapter that --out already holds.")
 @click.option("--dump-passes", type=PATH, help="Folder for texts, timings and a page of them.")
 @activation_option
@@ -121,8 +132,7 @@ def train(
     eval_data: Path | None,
     eval_split: float,
     layout: Layout | None,
-    targets: str,
-    save_steps: int,
+    resume: bool,
     force: bool,
     dump_passes: Path | None,
     activation: str | None,
@@ -132,16 +142,11 @@ def train(
 ) -> None:
     """Fine-tune a BitNet model with LoRA on instructions, conversations or plain text."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    names = tuple(part.strip() for part in targets.split(",") if part.strip())
-    options = TrainingOptions(
-        targets=names, max_seq_len=source.max_seq_len, layout=layout or "flat", **fields
-    )
+    run_options = RunOptions(**{name: fields.pop(name) for name in RUN_FIELDS})
+    options = TrainingOptions(max_seq_len=source.max_seq_len, layout=layout or "flat", **fields)
     if eval_data and eval_split:
         raise BitgraphError("--eval-data and --eval-split are two ways to one thing; choose one")
-    if (out / CONFIG).exists() and not force:
-        raise BitgraphError(
-            f"{out} already holds an adapter; choose another --out, or --force to replace it"
-        )
+    _expect_free(out, resume, force)
     checkpoint = load_checkpoint(model, activation)
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata, str(model))
     sets = {source: load_data(console, source, tokenizer)}
@@ -174,56 +179,64 @@ def train(
         console.print(
             f"device memory needed: {binary_size(needed)}; values within a step: {arenas}"
         )
-    with _metrics(out / METRICS) as metrics:
-        run = {"model": str(model), **source.facts(), "eval_split": eval_split}
-        metrics({"event": "start", **run, **asdict(options)})
-        saver = _Saver(console, trainer, out, str(model), save_steps)
-        with saver:
-            _run(console, trainer, training, held_out, metrics, saver)
+    run = Run(trainer, training, held_out, run_options, out, str(model))
+    if resume and not run.resume():
+        console.print(f"{out} has no checkpoint yet; training from the beginning")
+    facts = {"model": str(model), **source.facts(), "eval_split": eval_split, **asdict(options)}
+    _follow(console, run, facts, binary_size(needed) if needed else "")
 
 
-@dataclass
-class _Saver:
-    """Writes the adapter now and then, and when the run ends for whatever reason.
+def _expect_free(out: Path, resume: bool, force: bool) -> None:
+    """Nothing that a run made is written over unless that is asked for."""
+    holds = "an adapter" if (out / CONFIG).exists() else "checkpoints"
+    if not resume and not force and ((out / CONFIG).exists() or checkpoint_folders(out)):
+        raise BitgraphError(
+            f"{out} already holds {holds}; choose another --out, --resume to go on or --force to "
+            "replace it"
+        )
+    if force and not resume:
+        remove_old(out, keep=0)
 
-    Attributes:
-        every: steps from one time to the next, 0 for only at the end.
-        saved: step of the adapter that was written last, 0 for none.
-    """
 
-    console: Console
-    trainer: Trainer
-    out: Path
-    base_model: str
-    every: int
-    saved: int = 0
+def _follow(console: Console, run: Run, facts: dict[str, Any], memory: str) -> None:
+    """Go through a run, and leave an adapter and a word about it however it ends."""
+    done, total = run.progress.step, total_steps(run.trainer.options, run.training)
+    if done:
+        console.print(f"going on behind step {done} of {total}")
+    try:
+        with (
+            MetricsFile(run.folder, done) as metrics,
+            TrainingView(console, total, done, memory) as view,
+            interrupted() as stop,
+        ):
+            metrics.append({"event": "start" if not done else "resume", "step": done, **facts})
+            for event in run.events(stop):
+                metrics.append({"event": type(event).__name__.lower(), **asdict(event)})
+                view.show(event)
+            stopped = stop()
+    except DeviceLost as error:
+        raise DeviceLost(f"{error}; {_what_is_left(run)}") from error
+    except BaseException:
+        if run.trainer.steps_done:
+            _save(console, run)
+        raise
+    _save(console, run)
+    if stopped:
+        console.print(f"stopped behind step {run.progress.step}; {_what_is_left(run)}")
+        raise KeyboardInterrupt
 
-    def after(self, step: int) -> None:
-        """Write it if it is time to."""
-        if self.every and step % self.every == 0:
-            self.save()
 
-    def save(self) -> None:
-        """Write it."""
-        if self.trainer.steps_done == self.saved:
-            return
-        save_adapter(self.out, self.trainer.adapter(self.base_model))
-        self.saved = self.trainer.steps_done
-        self.console.print(f"adapter of step {self.saved} written to {self.out}")
+def _save(console: Console, run: Run) -> None:
+    run.save()
+    console.print(f"adapter of step {run.trainer.steps_done} written to {run.folder}")
 
-    def __enter__(self) -> None:
-        pass
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, DeviceLost):
-            kept = f"{self.out} has the adapter of step {self.saved}"
-            raise DeviceLost(f"{error}; {kept if self.saved else 'no adapter was written yet'}")
-        self.save()
+def _what_is_left(run: Run) -> str:
+    """How to go on, in words."""
+    folders = checkpoint_folders(run.folder)
+    if not folders:
+        return "there is no checkpoint to go on from"
+    return f"the same command with --resume goes on from {folders[-1]}"
 
 
 def _describe(console: Console, checkpoint: Checkpoint, trainer: Trainer) -> None:
@@ -234,90 +247,3 @@ def _describe(console: Console, checkpoint: Checkpoint, trainer: Trainer) -> Non
         f"{c.num_parameters:,} parameters; training {trainer.num_parameters:,} in adapters of "
         f"rank {options.rank} on {', '.join(options.targets)}"
     )
-
-
-@contextmanager
-def _metrics(path: Path) -> Iterator[Metrics]:
-    """A function that appends a record to the run's metrics, on disk when it returns."""
-    with _named(path), path.open("wb") as file:
-
-        def append(record: dict[str, Any]) -> None:
-            with _named(path):
-                file.write(json.dumps(record).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-
-        yield append
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Turn an error of the system into a sentence about a file."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BitgraphError(
-            f"{path} could not be written ({reason}); free some space or choose another --out"
-        ) from error
-
-
-def _run(
-    console: Console,
-    trainer: Trainer,
-    training: Sequence[Example],
-    held_out: Sequence[Example],
-    metrics: Metrics,
-    saver: "_Saver",
-) -> None:
-    total = total_steps(trainer.options, training)
-    speed = Throughput()
-    _evaluate(console, trainer, held_out, metrics)
-    with _progress(console) as progress, interrupted() as stop:
-        task = progress.add_task("training", total=total, loss="-", speed="-")
-        for report in trainer.fit(training):
-            speed.add(report)
-            metrics({"event": "step", **asdict(report)})
-            loss, rate = f"{report.loss:.4f}", f"{speed.recent():,.0f}"
-            progress.update(task, completed=report.step, loss=loss, speed=rate)
-            _print_if_plain(console, report)
-            saver.after(report.step)
-            if stop():
-                raise KeyboardInterrupt
-    console.print(speed.summary())
-    _evaluate(console, trainer, held_out, metrics)
-
-
-def _evaluate(
-    console: Console, trainer: Trainer, held_out: Sequence[Example], metrics: Metrics
-) -> None:
-    if not held_out:
-        return
-    loss = trainer.evaluate(held_out)
-    metrics({"event": "eval", "step": trainer.steps_done, "loss": loss})
-    console.print(f"eval loss after {trainer.steps_done} steps: {loss:.4f}")
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TextColumn("{task.fields[speed]} tokens/s"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
-def _print_if_plain(console: Console, report: StepReport) -> None:
-    """A line now and then where there is no terminal to draw a bar on."""
-    every = max(report.total // 20, 1)
-    if not console.is_terminal and (report.step % every == 0 or report.step == 1):
-        console.print(
-            f"step {report.step}/{report.total} loss {report.loss:.4f} "
-            f"{report.tokens / report.seconds:,.0f} tokens/s"
-        )

@@ -140,7 +140,7 @@ def read_checkpoint(folder: Path) -> TrainingCheckpoint:
 
 def remove_old(folder: Path, keep: int) -> None:
     """Remove all but the newest checkpoints of a run."""
-    for path in checkpoint_folders(folder)[:-keep]:
+    for path in checkpoint_folders(folder)[: -keep or None]:
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -107,6 +107,8 @@ class TrainingOptions:
         self._expect("optimizer", self.optimizer in OPTIMIZERS, known)
         whole = self.warmup < 1 or float(self.warmup).is_integer()
         self._expect("warmup", whole, "must be whole steps, or a share of them below 1")
+        packed = self.layout == "pack" or not self.tokens_per_step
+        self._expect("tokens_per_step", packed, "is the size of packed steps; add --pack")
         self._expect("targets", bool(self.targets), "must name at least one module")
         for target in self.targets:
             known = f"is not one of {', '.join(PROJECTIONS)}"

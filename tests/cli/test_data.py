@@ -163,6 +163,14 @@ def test_an_example_that_fits_no_packed_step(bitgraph, model, data, tmp_path):
     assert "tokens-per-step is 100, but an example has" in result.err
 
 
+def test_a_size_of_packed_steps_that_are_not_packed(bitgraph, model, data, tmp_path):
+    result = bitgraph(
+        "train", "--model", model, "--data", data, "--out", tmp_path / "run", *QUICK,
+        "--tokens-per-step", 512,
+    )  # fmt: skip
+    assert (result.code, "add --pack" in result.err) == (2, True)
+
+
 @pytest.mark.parametrize("template", ["alpaca", "bitnet-chat"])
 def test_generation_with_a_template(bitgraph, model, template):
     result = bitgraph(
