@@ -125,6 +125,8 @@ def _show_adapter(console: Console, folder: Path, tensors: bool) -> None:
         ("rank", str(adapter.rank)),
         ("alpha", f"{adapter.alpha:g}"),
         ("scaling", f"{adapter.scaling:g}"),
+        *((f"rank of {name}", str(rank)) for name, rank in adapter.rank_pattern.items()),
+        *((f"alpha of {name}", f"{alpha:g}") for name, alpha in adapter.alpha_pattern.items()),
         ("target modules", ", ".join(adapter.target_modules)),
         ("tensors", f"{len(adapter.tensors):,}"),
         ("parameters", f"{parameters:,}"),
