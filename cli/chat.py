@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import click
 
 from ..graph.errors import BitgraphError
-from ..models.bitnet.chat import Message, chat_tokens
+from ..models.data.encoding import encode_prompt
+from ..models.data.records import Turn
+from ..models.data.templates.template import Template
 from .interrupt import interrupted
 from .session import Session, parse_scale
 
@@ -17,12 +19,12 @@ _HELP = """\
 Ctrl-C ends an answer."""
 
 
-def chat(session: Session, system: str | None) -> None:
+def chat(session: Session, template: Template, system: str | None) -> None:
     """Answer each line of standard input, with all that was said before in mind.
 
     What cannot be answered is said on standard error, and the conversation goes on.
     """
-    beginning = [Message("system", system)] if system else []
+    beginning = [Turn("system", system)] if system else []
     history = list(beginning)
     for line in _lines():
         try:
@@ -33,16 +35,16 @@ def chat(session: Session, system: str | None) -> None:
                 if _command(session, command, arguments):
                     history = list(beginning)
             elif line.strip():
-                history = _turn(session, [*history, Message("user", line)])
+                history = _turn(session, template, [*history, Turn("user", line)])
         except BitgraphError as error:
             click.echo(f"bitgraph: {error}", err=True)
 
 
-def _turn(session: Session, asked: list[Message]) -> list[Message]:
+def _turn(session: Session, template: Template, asked: list[Turn]) -> list[Turn]:
     """Print the answer; the conversation with it. Ctrl-C keeps what was said so far."""
     pieces = []
     with interrupted() as stop:
-        for piece in session.answer(chat_tokens(session.tokenizer, asked)):
+        for piece in session.answer(encode_prompt(asked, template, session.tokenizer)):
             pieces.append(piece)
             sys.stdout.write(piece)
             sys.stdout.flush()
@@ -50,7 +52,7 @@ def _turn(session: Session, asked: list[Message]) -> list[Message]:
                 break
     sys.stdout.write("\n")
     sys.stdout.flush()
-    return [*asked, Message("assistant", "".join(pieces))]
+    return [*asked, Turn("assistant", "".join(pieces))]
 
 
 def _command(session: Session, command: str, arguments: list[str]) -> bool:

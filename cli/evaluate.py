@@ -13,6 +13,7 @@ from ..graph.errors import BitgraphError
 from ..models.adapters.stacking import stack
 from ..models.bitnet.checkpoint import load_checkpoint
 from ..models.bitnet.tokenizer import Tokenizer
+from ..models.data.examples import Example
 from ..models.files import atomic_write
 from ..models.training.evaluation import Evaluator, ExampleLoss, mean_loss, perplexity
 from ..models.training.options import TrainingOptions
@@ -71,17 +72,14 @@ def eval_(
     evaluator = Evaluator(
         config, checkpoint.weights, make_backend(backend, device), batch_size, BUCKET
     )
-    count = len(examples)
-    losses = {"without": _taken(evaluator.losses(examples), count, "without")}
+    losses = {"without": _taken(evaluator.losses(examples), len(examples), "without")}
     if named:
         adapter = stack([(item.adapter, item.scale) for item in named])
         adapted = evaluator.losses(examples, adapter)
-        losses["with"] = _taken(adapted, count, "with")
+        losses["with"] = _taken(adapted, len(examples), "with")
     if out is not None:
-        _write(out, losses)
-    supervised = sum(loss.supervised for loss in losses["without"])
+        _write(out, examples, losses)
     describe_data(console, source, prepared)
-    click.echo(f"{source.data}: {count:,} examples, {supervised:,} tokens that count")
     Console().print(_table(losses, " + ".join(item.name for item in named)))
 
 
@@ -92,12 +90,16 @@ def _taken(losses: Iterator[ExampleLoss], count: int, name: str) -> list[Example
     return list(track(losses, name, count, console=console, transient=True, disable=hidden))
 
 
-def _write(path: Path, losses: dict[str, list[ExampleLoss]]) -> None:
+def _write(
+    path: Path, examples: Sequence[Example], losses: Mapping[str, Sequence[ExampleLoss]]
+) -> None:
     """One object a line for each example, in the order of the data."""
     with atomic_write(path) as file:
-        for number, each in enumerate(zip(*losses.values(), strict=True), 1):
+        rows = zip(examples, zip(*losses.values(), strict=True), strict=True)
+        for number, (example, each) in enumerate(rows, 1):
             means = {f"loss_{name}": loss.mean for name, loss in zip(losses, each, strict=True)}
-            record = {"example": number, "tokens": each[0].supervised, **means}
+            place = {"example": number, "record": example.record}
+            record = {**place, "tokens": each[0].supervised, **means}
             file.write(json.dumps(record).encode() + b"\n")
 
 

@@ -13,7 +13,7 @@ from ..models.bitnet.generate import Generator, Sampling
 from ..models.bitnet.tokenizer import Tokenizer
 from ..models.data.encoding import encode_prompt
 from ..models.data.records import Turn
-from ..models.data.templates.template import load_template
+from ..models.data.templates.template import Template, load_template
 from .chat import chat
 from .options import (
     PATH,
@@ -40,8 +40,7 @@ from .session import Adapters, Session, parse_adapter
 @click.option("--out", type=PATH, help="File for the answers to --prompts, as JSONL.")
 @click.option(
     "--template",
-    default="raw",
-    show_default=True,
+    show_default="raw, of a conversation bitnet-chat",
     help="raw: the prompt as it is; else as a user's words: alpaca, bitnet-chat, or a Jinja file.",
 )
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True)
@@ -86,7 +85,7 @@ def generate(
     system: str | None,
     prompts: Path | None,
     out: Path | None,
-    template: str,
+    template: str | None,
     max_tokens: int,
     context: int | None,
     stops: tuple[str, ...],
@@ -102,12 +101,16 @@ def generate(
     """
     if [prompt is not None, prompts is not None, converse].count(True) != 1:
         raise click.UsageError("Give one of PROMPT, --prompts and --chat.")
+    if converse and template == "raw":
+        raise click.UsageError("A conversation needs a --template other than raw.")
     sampling = Sampling(**sampled)
     asked = read_prompts(prompts) if prompts else []
     checkpoint = load_checkpoint(model, activation)
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata, str(model))
+    template = template or ("bitnet-chat" if converse else "raw")
+    form = None if template == "raw" else load_template(template)
     texts = [item.text for item in asked] if prompt is None else [prompt]
-    ids = [_encode(tokenizer, text, template) for text in texts]
+    ids = [_encode(tokenizer, text, form) for text in texts]
     named = [parse_adapter(text, checkpoint.config) for text in lora]
     used = None if use is None else [name for name in use.split(",") if name]
     adapters = Adapters(named, used)
@@ -123,8 +126,8 @@ def generate(
         context,
     )
     session = Session(tokenizer, generator, adapters, sampling, max_tokens, stops)
-    if converse:
-        chat(session, system)
+    if converse and form is not None:
+        chat(session, form, system)
     elif prompts is not None:
         answer_all(session, asked, ids, out)
     else:
@@ -144,11 +147,12 @@ def _continue(session: Session, ids: list[int], stats: bool) -> None:
         click.echo(f"{count} tokens, {count / seconds:.1f} tokens/s with the prompt", err=True)
 
 
-def _encode(tokenizer: Tokenizer, text: str, template: str) -> list[int]:
-    if template == "raw":
+def _encode(tokenizer: Tokenizer, text: str, template: Template | None) -> list[int]:
+    """A prompt as it is, or as the words of a user."""
+    if template is None:
         ids = tokenizer.encode(text, bos=tokenizer.add_bos)
     else:
-        ids = encode_prompt([Turn("user", text)], load_template(template), tokenizer)
+        ids = encode_prompt([Turn("user", text)], template, tokenizer)
     if not ids:
         raise BitgraphError("the prompt is empty; give some text")
     return ids

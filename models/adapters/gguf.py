@@ -74,17 +74,21 @@ def read_gguf_adapter(path: Path) -> LoraAdapter:
 
 
 def stored_alpha(adapter: LoraAdapter) -> float:
-    """Alpha for a format that scales by alpha / r and keeps it as float32.
+    """Alpha for a format that scales every module by alpha / r and keeps it as float32.
 
     Raises:
-        BitgraphError: float32 cannot hold it, or it differs by module, which the format cannot say.
+        BitgraphError: modules have different ones, or float32 cannot hold it.
     """
-    if adapter.rank_pattern or adapter.alpha_pattern:
+    alphas = {
+        adapter.scaling_of(m) * adapter.rank_of(m) if adapter.rslora else adapter.alpha_of(m)
+        for m in adapter.modules
+    }
+    if len(alphas) > 1:
         raise BitgraphError(
-            "the adapter's ranks or alphas differ by module, which this format has no place for; "
-            "export to peft"
+            f"its modules are scaled by different alphas ({min(alphas):g} to {max(alphas):g}), for "
+            "which this format has one; export to peft"
         )
-    alpha = adapter.scaling * adapter.rank if adapter.rslora else adapter.alpha
+    (alpha,) = alphas
     with np.errstate(over="ignore", under="ignore"):
         narrow = np.float32(alpha)
     if not 0 < narrow < np.inf:
@@ -112,17 +116,25 @@ def _adapter(file: GgufFile) -> LoraAdapter:
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise BitgraphError(f"it is an adapter for {architecture!r}, which is no BitNet")
     tensors = dict(_tensor(file, name) for name in file.tensors)
-    rank = next((t.shape[0] for name, t in tensors.items() if ".lora_A." in name), 0)
-    alpha = _alpha(file, rank)
-    modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
-    return LoraAdapter(rank, alpha, tuple(modules), tensors)
+    ranks = {n.rsplit(".lora_", 1)[0]: t.shape[0] for n, t in tensors.items() if ".lora_A." in n}
+    modules = tuple(sorted({name.rsplit(".lora_", 1)[0] for name in tensors}))
+    rank = max(ranks.values(), default=0)
+    alpha = _alpha(file)
+    return LoraAdapter(
+        rank,
+        alpha or float(rank),
+        modules,
+        tensors,
+        rank_pattern={module: r for module, r in ranks.items() if r != rank},
+        alpha_pattern={} if alpha else {m: float(r) for m, r in ranks.items() if r != rank},
+    )
 
 
-def _alpha(file: GgufFile, rank: int) -> float:
+def _alpha(file: GgufFile) -> float:
     alpha = file.metadata.get(_ALPHA, 0.0)
     if not isinstance(alpha, float) or not math.isfinite(alpha):
         raise BitgraphError(f"{_ALPHA} is {alpha!r}, not a number")
-    return alpha or float(rank)
+    return alpha
 
 
 def _tensor(file: GgufFile, name: str) -> tuple[str, Tensor]:

@@ -34,13 +34,18 @@ def write_hesper(path: Path, adapter: LoraAdapter) -> None:
     not kept.
 
     Raises:
-        BitgraphError: the adapter is not valid, has other modules or lacks one of these, or the
-            file cannot be written.
+        BitgraphError: the adapter is not valid, has other modules or lacks one of these, or
+            unequal ranks or alphas, or the file cannot be written.
     """
     validate(adapter)
+    if len(ranks := sorted(set(map(adapter.rank_of, adapter.modules)))) > 1:
+        raise BitgraphError(
+            f"its modules have the ranks {ranks[0]} to {ranks[-1]}, but Hesper's format has one; "
+            "export to peft or gguf"
+        )
     layers = len(adapter.modules) // len(_MODULES)
     _check_modules(adapter, layers)
-    header = _HEADER.pack(MAGIC, _VERSION, adapter.rank, stored_alpha(adapter), layers, 0)
+    header = _HEADER.pack(MAGIC, _VERSION, ranks[0], stored_alpha(adapter), layers, 0)
     with atomic_write(path) as file:
         file.write(header)
         for name in _names(layers):

@@ -13,8 +13,9 @@ from ..adapters.lora import LoraAdapter
 from ..bitnet.config import BitNetConfig
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
 from ..bitnet.generate import generation_passes
-from ..data.batching import IGNORE, make_batch
-from ..data.examples import Example
+from ..data.batching import IGNORE
+from ..data.examples import Example, lengths_of
+from ..data.ordering import Batching, plan_epoch
 
 
 @dataclass(frozen=True)
@@ -48,26 +49,24 @@ def perplexity(loss: float) -> float:
 
 
 def example_losses(
-    program: Callable[[int], Program], examples: Sequence[Example], batch_size: int, bucket: int
-) -> Iterator[ExampleLoss]:
-    """The loss of each example, in their order.
+    program: Callable[[int], Program], examples: Sequence[Example], batching: Batching
+) -> Iterator[tuple[int, ExampleLoss]]:
+    """The number of each example, from 0, and its loss; packed ones come in another order.
 
     Args:
         program: gives that of `loss_graph` for so many tokens.
         examples: of the data set.
-        batch_size: examples that run together.
-        bucket: token counts are rounded up to a multiple of this.
+        batching: how they are shared out over runs.
     """
-    for begin in range(0, len(examples), batch_size):
-        some = examples[begin : begin + batch_size]
-        batch = make_batch(some, bucket)
+    for chosen in plan_epoch(lengths_of(examples), batching, 0, 0, shuffle=False):
+        batch = batching.batch([examples[index] for index in chosen])
         nll = program(batch.tokens.size).run(batch.inputs())["nll"]
-        end = 0
-        for example in some:
-            start, end = end, end + example.tokens.size
-            labelled = batch.labels[start:end] != IGNORE
-            total = np.sum(nll[start:end][labelled], dtype=np.float64)
-            yield ExampleLoss(float(total), int(np.count_nonzero(labelled)))
+        starts = np.unique(batch.first)
+        for index, start in zip(chosen.tolist(), starts.tolist(), strict=False):
+            slots = slice(start, start + examples[index].tokens.size)
+            labelled = batch.labels[slots] != IGNORE
+            total = np.sum(nll[slots][labelled], dtype=np.float64)
+            yield index, ExampleLoss(float(total), int(np.count_nonzero(labelled)))
 
 
 class Evaluator:
@@ -81,18 +80,25 @@ class Evaluator:
         batch_size: int,
         bucket: int,
     ) -> None:
-        """Load the weights; sizes as of `example_losses`."""
+        """Load the weights.
+
+        Args:
+            config: the model's geometry.
+            weights: as a checkpoint gives them.
+            backend: where to compute.
+            batch_size: examples that run together.
+            bucket: token counts are rounded up to a multiple of this.
+        """
         self._config = config
         self._backend = backend
-        self._batch_size = batch_size
-        self._bucket = bucket
+        self._batching = Batching(batch_size=batch_size, multiple=bucket)
         self._embedding = embedding_dtype(weights)
         backend.load(graph_weights(config, weights))
 
     def losses(
         self, examples: Sequence[Example], adapter: LoraAdapter | None = None
     ) -> Iterator[ExampleLoss]:
-        """The loss of each example.
+        """The loss of each example, in their order.
 
         Raises:
             BitgraphError: the adapter does not fit the model.
@@ -108,4 +114,4 @@ class Evaluator:
                 programs[tokens] = self._backend.compile(passes.run(graph))
             return programs[tokens]
 
-        return example_losses(program, examples, self._batch_size, self._bucket)
+        return (loss for _, loss in example_losses(program, examples, self._batching))

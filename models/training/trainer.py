@@ -152,8 +152,9 @@ class Trainer:
 
     def evaluate(self, examples: Sequence[Example]) -> float:
         """Mean loss over all supervised tokens of a data set."""
-        size, bucket = self.options.batch_size, self._bucket
-        return mean_loss(example_losses(partial(self._program, "eval"), examples, size, bucket))
+        batching = self.options.batching(self._bucket)
+        losses = example_losses(partial(self._program, "eval"), examples, batching)
+        return mean_loss(loss for _, loss in losses)
 
     def profile(self, batch: TokenBatch) -> list[tuple[Node, float]]:
         """The nodes of a step that computes nothing twice, and the seconds that each takes.

@@ -12,11 +12,8 @@ import pytest
 from bitgraph.cli.session import _split
 from bitgraph.models.adapters.lora import LoraAdapter, initial_tensors
 from bitgraph.models.adapters.peft import save_adapter
-from bitgraph.models.bitnet.chat import Message, chat_tokens
 from bitgraph.models.bitnet.checkpoint import load_checkpoint
 from bitgraph.models.bitnet.config import projection_shapes
-from bitgraph.models.bitnet.synthetic_tokenizer import synthetic_tokenizer
-from bitgraph.models.bitnet.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -59,25 +56,6 @@ def folders(model, tmp_path_factory):
     return place
 
 
-def test_the_conversation_as_tokens():
-    tokenizer = Tokenizer.from_metadata(synthetic_tokenizer(600), "synthetic")
-    messages = [Message("system", " Be <|eot_id|>. "), Message("user", "hi\n")]
-    ids = chat_tokens(tokenizer, messages)
-    end = tokenizer.encode("<|eot_id|>", parse_special=True)
-    assert len(end) == 1
-    assert ids == [
-        tokenizer.bos_id,
-        *tokenizer.encode("System: Be <|eot_id|>."), *end,
-        *tokenizer.encode("User: hi"), *end,
-        *tokenizer.encode("Assistant: "),
-    ]  # fmt: skip
-    shown = tokenizer.decode(ids, skip_special=False)
-    assert shown == (
-        "<|begin_of_text|>System: Be <|eot_id|>.<|eot_id|>User: hi<|eot_id|>Assistant: "
-    )
-    assert ids.count(end[0]) == 2  # the name in the message stays text
-
-
 def test_answers_depend_on_what_was_said(chat):
     first = chat(["the time"]).out
     assert first.endswith("\n")
@@ -88,6 +66,17 @@ def test_answers_depend_on_what_was_said(chat):
     assert chat(["the time", "/exit", "the time"]).out == first
     assert chat(["", "   ", "the time"]).out == first
     assert chat(["the time"], "--system", "of all").out != first
+
+
+def test_a_conversation_has_the_template_that_is_asked_for(chat, generate, bitgraph, model):
+    ask = ("--max-tokens", 6, "the time")
+    for template in ("bitnet-chat", "alpaca"):
+        answer = generate("--template", template, *ask)
+        assert chat(["the time"], "--template", template).out == answer
+    assert chat(["the time"]).out == generate("--template", "bitnet-chat", *ask)
+    result = bitgraph("generate", "--model", model, "--chat", "--template", "raw")
+    assert result.code == 2
+    assert "other than raw" in result.err
 
 
 def test_what_cannot_be_done_is_said_and_the_conversation_goes_on(chat):

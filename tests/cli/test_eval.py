@@ -16,8 +16,8 @@ def evaluated(bitgraph, model, data):
             "eval", "--model", model, "--data", data, "--backend", "numpy", *arguments
         )
         assert result.code == 0, result.err
-        rows = [line.rsplit(None, 2) for line in result.out.splitlines()[2:]]
-        return {name.strip(): (float(loss), float(p)) for name, loss, p in rows}, result.out
+        rows = [line.rsplit(None, 2) for line in result.out.splitlines()[1:]]
+        return {name.strip(): (float(loss), float(p)) for name, loss, p in rows}, result.err
 
     return run
 
@@ -35,14 +35,15 @@ def adapter(bitgraph, model, data, tmp_path):
 
 def test_both_losses_are_those_of_training(evaluated, adapter, tmp_path):
     before, after = (
-        record["loss"] for record in read_metrics(adapter) if record["event"] == "eval"
+        record["loss"] for record in read_metrics(adapter) if record["event"].startswith("eval")
     )
     rows, said = evaluated("--lora", adapter, "--out", tmp_path / "each.jsonl", "--batch-size", 4)
     assert "6 examples" in said
     assert rows["none"] == pytest.approx((before, math.exp(before)), abs=6e-5, rel=1e-4)
     assert rows["run"] == pytest.approx((after, math.exp(after)), abs=6e-5, rel=1e-3)
     records = [json.loads(line) for line in (tmp_path / "each.jsonl").read_text().splitlines()]
-    assert [record["example"] for record in records] == [1, 2, 3, 4, 5, 6]
+    for name in ("example", "record"):
+        assert [record[name] for record in records] == [1, 2, 3, 4, 5, 6]
     tokens = [record["tokens"] for record in records]
     for name, whole in (("without", before), ("with", after)):
         losses = [record[f"loss_{name}"] for record in records]

@@ -136,6 +136,35 @@ def test_hesper_has_q_and_v_only(tmp_path, targets):
     assert not (tmp_path / "file").exists()
 
 
+def unequal(rank_pattern, alpha_pattern, rslora=False):
+    """An adapter of q_proj and v_proj whose v_proj has another rank, or is scaled otherwise."""
+    ranks = {m: rank_pattern.get(m.rsplit(".", 1)[1], 2) for m in SHAPES}
+    chosen = {m: s for m, s in SHAPES.items() if m.endswith(("q_proj", "v_proj"))}
+    tensors = initial_tensors(chosen, {m: ranks[m] for m in chosen}, seed=0)
+    tensors = {name: tensor + np.float32(0.5) for name, tensor in tensors.items()}
+    targets = ("q_proj", "v_proj")
+    return LoraAdapter(2, 4.0, targets, tensors, "", rslora, rank_pattern, alpha_pattern)
+
+
+def test_unequal_ranks(tmp_path):
+    adapter = unequal({"v_proj": 5}, {})
+    write_adapter(tmp_path / "file", adapter, "gguf")
+    again = read_adapter(tmp_path / "file")
+    assert bits(again) == bits(adapter)
+    for module in adapter.modules:
+        assert again.scaling_of(module) == adapter.scaling_of(module)
+    with pytest.raises(BitgraphError, match="ranks 2 to 5"):
+        write_adapter(tmp_path / "hesper", adapter, "hesper")
+
+
+@pytest.mark.parametrize("kind", ["gguf", "hesper"])
+@pytest.mark.parametrize("adapter", [({}, {"v_proj": 1.0}), ({"v_proj": 5}, {}, True)])
+def test_unequal_alphas_have_no_place(tmp_path, kind, adapter):
+    with pytest.raises(BitgraphError, match=r"different alphas|ranks"):
+        write_adapter(tmp_path / "file", unequal(*adapter), kind)
+    assert not (tmp_path / "file").exists()
+
+
 @pytest.mark.parametrize("kind", ["gguf", "hesper"])
 @pytest.mark.parametrize("alpha", [1e-50, 1e50])
 def test_an_alpha_beyond_float32(tmp_path, kind, alpha):

@@ -8,11 +8,13 @@ from bitgraph.backends.numpy.backend import NumpyBackend
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.models.adapters.lora import LoraAdapter, initial_tensors
 from bitgraph.models.bitnet.config import projection_shapes
-from bitgraph.models.bitnet.forward import logits_graph
+from bitgraph.models.bitnet.forward import logits_graph, loss_graph
 from bitgraph.models.data.examples import prompted
+from bitgraph.models.data.ordering import Batching
 from bitgraph.models.training.evaluation import (
     Evaluator,
     ExampleLoss,
+    example_losses,
     mean_loss,
     perplexity,
 )
@@ -23,7 +25,7 @@ from tiny_model import CONFIG, model_values
 def examples(lengths):
     rng = np.random.default_rng(0)
     made = (rng.integers(0, CONFIG.vocab_size, n).astype(np.int32) for n in lengths)
-    return [prompted(tokens, tokens.size // 3) for tokens in made]
+    return [prompted(tokens, max(1, tokens.size // 3)) for tokens in made]
 
 
 def loss_alone(example, adapter=None):
@@ -36,8 +38,8 @@ def loss_alone(example, adapter=None):
     inputs = {"tokens": example.tokens, "positions": places, "first": 0 * places, "last": places}
     logits = evaluate(graph, {**values, **inputs})["logits"].astype(np.float64)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    behind = np.flatnonzero(example.trained)
-    return -sum(log_p[k - 1, example.tokens[k]] for k in behind), len(behind)
+    trained = np.flatnonzero(example.trained)
+    return -sum(log_p[k - 1, example.tokens[k]] for k in trained), trained.size
 
 
 def made_adapter():
@@ -59,6 +61,23 @@ def test_every_example_has_the_loss_that_it_has_alone(batch_size):
             total, count = loss_alone(example, used)
             assert loss.supervised == count
             assert loss.total == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["flat", "pad", "pack"])
+def test_every_layout_of_a_batch_gives_the_same_losses(layout):
+    given = examples([5, 9, 2, 12, 30, 3, 17])
+    backend = NumpyBackend(threads=1)
+    backend.load(model_values())
+    batching = Batching(layout, batch_size=3, tokens_per_step=48, multiple=8)
+    losses = example_losses(
+        lambda tokens: backend.compile(loss_graph(CONFIG, tokens)), given, batching
+    )
+    found = dict(losses)
+    assert sorted(found) == list(range(len(given)))
+    for index, loss in found.items():
+        total, count = loss_alone(given[index])
+        assert loss.supervised == count
+        assert loss.total == pytest.approx(total, rel=1e-4)
 
 
 def test_the_mean_is_over_tokens():

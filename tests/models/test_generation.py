@@ -188,6 +188,26 @@ def test_adapters_add_up():
     assert {m.rsplit(".", 1)[1] for m in both.modules} == {"q_proj", "v_proj", "up_proj"}
 
 
+def test_modules_of_unequal_ranks_stack():
+    names = ("q_proj", "up_proj")
+    shapes = {m: s for m, s in projection_shapes(CONFIG).items() if m.endswith(names)}
+    ranks = {module: 3 if module.endswith("up_proj") else 2 for module in shapes}
+    tensors = {n: t + np.float32(0.5) for n, t in initial_tensors(shapes, ranks, 0).items()}
+    patterns = {"rank_pattern": {"up_proj": 3}, "alpha_pattern": {"q_proj": 1.0}}
+    uneven = LoraAdapter(2, 6.0, ("q_proj", "up_proj"), tensors, **patterns)
+    other = made(("q_proj",), 1, 5)
+    both = stack([(uneven, 1.0), (other, 1.0)])
+    assert both.rank == 4
+    for module in uneven.modules:
+        a, b = (both.tensors[f"{module}.lora_{half}.weight"] for half in "AB")
+        wanted = 0.0
+        for part in (uneven, other):
+            if module in part.modules:
+                low, high = (part.tensors[f"{module}.lora_{half}.weight"] for half in "AB")
+                wanted = wanted + part.scaling_of(module) * high @ low
+        np.testing.assert_allclose(b @ a, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_a_factor_of_zero_leaves_an_adapter_out():
     one, other = made(("q_proj",), 2, 1), made(("q_proj",), 3, 2)
     prompt = (PROMPT, Sampling(), NONE, 10)
