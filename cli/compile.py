@@ -18,7 +18,7 @@ from ..graph.analysis import PLAIN
 from ..graph.errors import BitgraphError
 from ..graph.ir import Graph
 from ..graph.types import DType
-from ..models.bitnet.config import PROJECTIONS, BitNetConfig
+from ..models.bitnet.config import BitNetConfig
 from ..models.bitnet.forward import decode_graph, loss_graph, prompt_graph
 from ..models.bitnet.generate import generation_passes
 from ..models.files import make_folder
@@ -35,6 +35,7 @@ from .options import (
     from_defaults,
     geometry,
     geometry_options,
+    targets_option,
 )
 
 STAGES = ("train", "loss", "prompt", "decode")
@@ -55,13 +56,7 @@ STAGES = ("train", "loss", "prompt", "decode")
 @click.option("--context", type=click.IntRange(min=1), help="Slots of the key-value cache.")
 @click.option("--rank", type=int, help="Of adapters.", **from_defaults(TrainingOptions, "rank"))
 @click.option("--alpha", type=float, **from_defaults(TrainingOptions, "alpha"))
-@click.option(
-    "--target",
-    "targets",
-    default=",".join(PROJECTIONS),
-    show_default=True,
-    help="Modules that get an adapter, separated by commas.",
-)
+@targets_option
 @click.option(
     "--memory-budget",
     default="",
@@ -85,7 +80,7 @@ def compile_(
     stage: str,
     tokens: int | None,
     context: int | None,
-    targets: str,
+    targets: tuple[str, ...],
     no_lora: bool,
     dump_passes: Path | None,
     limits: str | None,
@@ -105,8 +100,7 @@ def compile_(
         raise BitgraphError("--memory-budget is for a step of training; leave it out")
     if no_lora and stage == "train":
         raise BitgraphError("a step of training needs adapters; leave out --no-lora")
-    names = tuple(part.strip() for part in targets.split(",") if part.strip())
-    options = TrainingOptions(targets=names, **fields)
+    options = TrainingOptions(targets=targets, **fields)
     config, embedding = geometry(model, preset, layers, activation)
     planning = KNOWN_LIMITS[limits] if limits else _limits_of(backend, device)
     if tokens is None:

@@ -11,7 +11,6 @@ from ..backends.vulkan.plan import make_plan
 from ..graph.errors import BitgraphError
 from ..graph.export.formats import FORMATS, export
 from ..graph.export.view import make_view
-from ..models.bitnet.config import PROJECTIONS
 from ..models.files import atomic_write
 from ..models.training.options import TrainingOptions
 from ..models.training.stages import STAGES, stage_graph
@@ -23,6 +22,7 @@ from .options import (
     from_defaults,
     geometry,
     geometry_options,
+    targets_option,
 )
 
 
@@ -32,13 +32,7 @@ from .options import (
     "--tokens", type=click.IntRange(min=1), default=2048, show_default=True, help="Of a batch."
 )
 @click.option("--rank", type=int, help="Of adapters.", **from_defaults(TrainingOptions, "rank"))
-@click.option(
-    "--target",
-    "targets",
-    default=",".join(PROJECTIONS),
-    show_default=True,
-    help="Modules that get an adapter, separated by commas.",
-)
+@targets_option
 @click.option(
     "--memory-budget",
     default="",
@@ -64,7 +58,7 @@ def graph(
     layers: int | None,
     tokens: int,
     rank: int,
-    targets: str,
+    targets: tuple[str, ...],
     memory_budget: str,
     stage: str,
     form: str | None,
@@ -81,8 +75,7 @@ def graph(
     that Vulkan 1.3 demands; no GPU is needed for that.
     """
     form = form or _format_of(out)
-    names = tuple(part.strip() for part in targets.split(",") if part.strip())
-    options = TrainingOptions(rank=rank, targets=names, memory_budget=memory_budget)
+    options = TrainingOptions(rank=rank, targets=targets, memory_budget=memory_budget)
     config, embedding = geometry(model, preset, layers, activation)
     planning = _limits(limits, device)
     checkpoint = Checkpoint(memory_budget, footprint=footprint_for(planning))

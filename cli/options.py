@@ -11,7 +11,7 @@ from ..graph.errors import BitgraphError
 from ..graph.program import Backend
 from ..graph.types import DType
 from ..models.bitnet.checkpoint import load_checkpoint
-from ..models.bitnet.config import BitNetConfig
+from ..models.bitnet.config import PROJECTIONS, BitNetConfig
 from ..models.bitnet.forward import embedding_dtype
 from ..models.bitnet.presets import PRESETS, preset_config
 
@@ -109,3 +109,22 @@ def _vulkan_backend(device: str | None) -> Backend:
 def from_defaults(options: type[Any], name: str) -> dict[str, Any]:
     """Arguments of `click.option` that take an option's default from a dataclass."""
     return {"default": getattr(options, name), "show_default": True}
+
+
+def names_option(flag: str, name: str, default: str, text: str) -> Callable[[CommandT], CommandT]:
+    """An option that is a list of words, separated by commas; the command gets a tuple."""
+
+    def split(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    return click.option(
+        flag, name, default=default, show_default=bool(default), callback=split, help=text
+    )
+
+
+targets_option = names_option(
+    "--target",
+    "targets",
+    ",".join(PROJECTIONS),
+    "Modules that get an adapter, separated by commas.",
+)

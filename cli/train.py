@@ -14,7 +14,6 @@ from ..graph.errors import BitgraphError
 from ..graph.sizes import binary_size
 from ..models.adapters.peft import CONFIG
 from ..models.bitnet.checkpoint import Checkpoint, load_checkpoint
-from ..models.bitnet.config import PROJECTIONS
 from ..models.bitnet.tokenizer import Tokenizer
 from ..models.data.examples import Example
 from ..models.data.ordering import Layout, split_off
@@ -38,6 +37,8 @@ from .options import (
     from_defaults,
     make_backend,
     model_option,
+    names_option,
+    targets_option,
 )
 from .training_view import TrainingView
 
@@ -50,17 +51,6 @@ def _option(
     """A field of `TrainingOptions`, or of others, as an option of the command."""
     flag = f"--{name.replace('_', '-')}"
     return click.option(flag, type=type, help=text, **from_defaults(options, name))
-
-
-def _names_option(flag: str, name: str, default: str, text: str) -> Callable[[CommandT], CommandT]:
-    """An option that is a list of words, separated by commas."""
-
-    def split(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-
-    return click.option(
-        flag, name, default=default, show_default=bool(default), callback=split, help=text
-    )
 
 
 @click.command()
@@ -76,14 +66,9 @@ def _names_option(flag: str, name: str, default: str, text: str) -> Callable[[Co
 )
 @_option("rank", int, "Inner width of the adapters.")
 @_option("alpha", float, "Adapters are scaled by alpha / rank.")
-@_names_option(
-    "--target",
-    "targets",
-    ",".join(PROJECTIONS),
-    "Modules that get an adapter, separated by commas.",
-)
-@_names_option("--rank-pattern", "rank_pattern", "", "Other ranks, as in v_proj=8,o_proj=4.")
-@_names_option("--alpha-pattern", "alpha_pattern", "", "Other alphas, as in v_proj=16.")
+@targets_option
+@names_option("--rank-pattern", "rank_pattern", "", "Other ranks, as in v_proj=8,o_proj=4.")
+@names_option("--alpha-pattern", "alpha_pattern", "", "Other alphas, as in v_proj=16.")
 @click.option("--rslora", is_flag=True, help="Scale adapters by alpha / sqrt(rank).")
 @_option("dropout", float, "Share of the adapters' inputs that are dropped in training.")
 @_option("lr", float, "Largest learning rate.")
@@ -106,7 +91,7 @@ def _names_option(flag: str, name: str, default: str, text: str) -> Callable[[Co
 @_option("seed", int, "Of the adapters' first values and the order of examples.")
 @_option("max_grad_norm", float, "Clip gradients to this global norm; 0 for no clipping.")
 @_option("weight_decay", float, "Of the optimizer.")
-@_names_option("--no-decay", "no_decay", "", "Ends of names without decay, as in lora_B.weight.")
+@names_option("--no-decay", "no_decay", "", "Ends of names without decay, as in lora_B.weight.")
 @click.option(
     "--memory-budget",
     default="",
