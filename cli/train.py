@@ -18,10 +18,10 @@ from ..models.bitnet.tokenizer import Tokenizer
 from ..models.data.examples import Example
 from ..models.data.ordering import Layout, split_off
 from ..models.files import make_folder
-from ..models.training.checkpoints import checkpoint_folders, remove_old
+from ..models.training.checkpoints import checkpoint_folders
 from ..models.training.metrics import MetricsFile
-from ..models.training.options import OPTIMIZERS, TrainingOptions, total_steps
-from ..models.training.run import Run, RunOptions
+from ..models.training.options import OPTIMIZERS, TrainingOptions
+from ..models.training.run import BEST, Run, RunOptions, forget, has_best, record_of
 from ..models.training.schedule import SCHEDULES
 from ..models.training.trainer import Trainer
 from .costs import measured_costs
@@ -168,25 +168,36 @@ def train(
     if resume and not run.resume():
         console.print(f"{out} has no checkpoint yet; training from the beginning")
     facts = {"model": str(model), **source.facts(), "eval_split": eval_split, **asdict(options)}
-    _follow(console, run, facts, binary_size(needed) if needed else "")
+    _follow(console, run, facts, binary_size(needed) if needed else "", force)
 
 
 def _expect_free(out: Path, resume: bool, force: bool) -> None:
     """Nothing that a run made is written over unless that is asked for."""
-    holds = "an adapter" if (out / CONFIG).exists() else "checkpoints"
-    if not resume and not force and ((out / CONFIG).exists() or checkpoint_folders(out)):
+    has_adapter, has_checkpoint = (out / CONFIG).exists(), bool(checkpoint_folders(out))
+    holds = "an adapter" if has_adapter or has_best(out) else "checkpoints"
+    if force or (resume and (has_checkpoint or not has_adapter)):
+        return
+    if resume:
+        raise BitgraphError(
+            f"{out} holds an adapter but no checkpoint to go on from; choose another --out, or "
+            "--force to train from the beginning and replace it"
+        )
+    if has_adapter or has_checkpoint or has_best(out):
         raise BitgraphError(
             f"{out} already holds {holds}; choose another --out, --resume to go on or --force to "
             "replace it"
         )
-    if force and not resume:
-        remove_old(out, keep=0)
 
 
-def _follow(console: Console, run: Run, facts: dict[str, Any], memory: str) -> None:
-    """Go through a run, and leave an adapter and a word about it however it ends."""
-    done, total = run.progress.step, total_steps(run.trainer.options, run.training)
-    if done:
+def _follow(console: Console, run: Run, facts: dict[str, Any], memory: str, replaces: bool) -> None:
+    """Go through a run, and leave an adapter and a word about it however it ends.
+
+    If it begins and `replaces`, what another run left of its progress is removed then.
+    """
+    done, total = run.progress.step, run.total
+    if run.is_over:
+        console.print(f"{run.folder} holds a run that ended behind step {done} of {total}")
+    elif done:
         console.print(f"going on behind step {done} of {total}")
     try:
         with (
@@ -195,24 +206,31 @@ def _follow(console: Console, run: Run, facts: dict[str, Any], memory: str) -> N
             interrupted() as stop,
         ):
             metrics.append({"event": "start" if not done else "resume", "step": done, **facts})
+            if replaces and not done:
+                forget(run.folder)
             for event in run.events(stop):
-                metrics.append({"event": type(event).__name__.lower(), **asdict(event)})
+                metrics.append(record_of(event))
                 view.show(event)
-            stopped = stop()
+            stopped = stop() and not run.is_over
     except DeviceLost as error:
         raise DeviceLost(f"{error}; {_what_is_left(run)}") from error
     except BaseException:
         if run.trainer.steps_done:
-            _save(console, run)
+            run.save()
+            _say_saved(console, run)
         raise
-    _save(console, run)
+    _say_saved(console, run)
+    if run.progress.step < total and not stopped:
+        console.print(f"ended early, as {run.progress.stale} evaluations gave no smaller loss")
+    if has_best(run.folder):
+        best = f"loss {run.progress.best_loss:.4f} behind step {run.progress.best_step}"
+        console.print(f"best adapter in {run.folder / BEST}: {best}")
     if stopped:
         console.print(f"stopped behind step {run.progress.step}; {_what_is_left(run)}")
         raise KeyboardInterrupt
 
 
-def _save(console: Console, run: Run) -> None:
-    run.save()
+def _say_saved(console: Console, run: Run) -> None:
     console.print(f"adapter of step {run.trainer.steps_done} written to {run.folder}")
 
 
