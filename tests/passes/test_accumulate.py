@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.graph.ir import Graph
-from bitgraph.graph.tensors import Array, HostValue
+from bitgraph.graph.tensors import HostValue
 from bitgraph.graph.types import GraphError
 from bitgraph.models.bitnet.forward import loss_graph
 from bitgraph.models.data.batching import TokenBatch, make_batch, share_weights

@@ -108,8 +108,12 @@ def test_params_without_decay(optimizer: type[Sgd] | type[AdamW]) -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"momentum": 1.0}, "momentum"), ({"momentum": -0.1}, "momentum"), ({"weight_decay": -1.0}, "decay")],
-)  # fmt: skip
+    [
+        ({"momentum": 1.0}, "momentum"),
+        ({"momentum": -0.1}, "momentum"),
+        ({"weight_decay": -1.0}, "decay"),
+    ],
+)
 def test_options_out_of_range(options: dict[str, float], said: str) -> None:
     with pytest.raises(GraphError, match=said):
         stepping(Sgd(**options))
