@@ -21,8 +21,9 @@ OPTIONS = (
 @pytest.fixture
 def arguments(model, data):
     def make(backend, out):
+        device = ("--device", "lavapipe") if backend == "vulkan" else ()
         places = ("--model", model, "--data", data, "--eval-data", data, "--out", out)
-        return ("train", *places, "--backend", backend, *OPTIONS)
+        return ("train", *places, "--backend", backend, *device, *OPTIONS)
 
     return make
 
