@@ -87,7 +87,7 @@ def write_checkpoint(folder: Path, checkpoint: TrainingCheckpoint) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         make_folder(partial)
         save_adapter(partial, checkpoint.adapter)
-        tensors = {name: np.ascontiguousarray(value) for name, value in checkpoint.state.items()}
+        tensors = {name: np.asarray(value, order="C") for name, value in checkpoint.state.items()}
         data = safetensors.numpy.save(tensors)
         with atomic_write(partial / _OPTIMIZER) as file:
             file.write(data)
