@@ -1,6 +1,6 @@
 """Options and helpers that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,23 @@ from ..models.bitnet.forward import embedding_dtype
 from ..models.bitnet.presets import PRESETS, preset_config
 
 PATH = click.Path(path_type=Path)
+
+
+class Names(click.ParamType[tuple[str, ...], "str | Sequence[str]"]):
+    """Words separated by commas, as a tuple."""
+
+    name = "names"
+
+    def convert(
+        self,
+        value: str | Sequence[str],
+        parameter: click.Parameter | None,
+        context: click.Context | None,
+    ) -> tuple[str, ...]:
+        """The words; a sequence has been separated before."""
+        words = value.split(",") if isinstance(value, str) else value
+        return tuple(word.strip() for word in words if word.strip())
+
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 

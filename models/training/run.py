@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ...graph.errors import BitgraphError
 from ..adapters.peft import save_adapter
@@ -82,6 +82,17 @@ class Saved:
 
 
 Event: TypeAlias = StepReport | Evaluation | Saved
+
+_EVENT_NAMES: Final[Mapping[type, str]] = {
+    StepReport: "step",
+    Evaluation: "eval",
+    Saved: "checkpoint",
+}
+
+
+def record_of(event: Event) -> dict[str, Any]:
+    """An event as plain JSON: its name as ``event``, and its fields."""
+    return {"event": _EVENT_NAMES[type(event)], **asdict(event)}
 
 
 @dataclass
