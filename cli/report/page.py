@@ -110,7 +110,7 @@ def _charts(history: History) -> Iterator[tuple[str, str, str]]:
     if rows[0] and len({len(row) for row in rows}) == 1:
         steps = [step["step"] for step in history.steps]
         flat = [value for row in rows for value in row]
-        note = f"{number_text(min(flat))} (light) to {number_text(max(flat))} (dark), logarithmic"
+        note = f"{number_text(min(flat))} (faint) to {number_text(max(flat))} (strong), logarithmic"
         chart = heat_map(rows, steps, "Gradient norm of each layer over steps")
         yield "Gradient norm by layer", note, chart
     for record in history.data:
@@ -131,7 +131,7 @@ def _with_smoothed(name: str, points: list[tuple[float, float]]) -> list[Series]
     """A line, and where it has many points a faint one below it that has them all."""
     if len(points) <= _FEW:
         return [Series(name, "a", points)]
-    return [Series(name, "a faint", points), Series(f"{name}, smoothed", "a", smooth(points))]
+    return [Series(name, "a faint", points), Series(f"{name} (smoothed)", "a", smooth(points))]
 
 
 def _points(history: History, field: str) -> list[tuple[float, float]]:
