@@ -21,10 +21,10 @@ from ..models.data.examples import Example
 from ..models.data.ordering import Layout, split_off
 from ..models.files import make_folder
 from ..models.training.answers import Answerer
-from ..models.training.checkpoints import checkpoint_folders, remove_old
+from ..models.training.checkpoints import checkpoint_folders
 from ..models.training.metrics import data_record
-from ..models.training.options import OPTIMIZERS, TrainingOptions, total_steps
-from ..models.training.run import Run, RunOptions, record_of
+from ..models.training.options import OPTIMIZERS, TrainingOptions
+from ..models.training.run import BEST, Run, RunOptions, forget, has_best, record_of
 from ..models.training.schedule import SCHEDULES
 from ..models.training.trainer import Trainer
 from .config_file import config_option, write_config
@@ -219,6 +219,8 @@ def train(
             log({"event": "resume" if done else "start", "step": done, **start})
             for record in data:
                 log({"step": done, **record})
+            if force and not done:  # what another run left of its progress
+                forget(out)
             _follow(console, run, log, memory)
             for record in sampled(console, run, asked, samples):
                 log(record)
@@ -228,20 +230,28 @@ def train(
 
 def _expect_free(out: Path, resume: bool, force: bool) -> None:
     """Nothing that a run made is written over unless that is asked for."""
-    holds = "an adapter" if (out / CONFIG).exists() else "checkpoints"
-    if not resume and not force and ((out / CONFIG).exists() or checkpoint_folders(out)):
+    has_adapter, has_checkpoint = (out / CONFIG).exists(), bool(checkpoint_folders(out))
+    holds = "an adapter" if has_adapter or has_best(out) else "checkpoints"
+    if force or (resume and (has_checkpoint or not has_adapter)):
+        return
+    if resume:
+        raise BitgraphError(
+            f"{out} holds an adapter but no checkpoint to go on from; choose another --out, or "
+            "--force to train from the beginning and replace it"
+        )
+    if has_adapter or has_checkpoint or has_best(out):
         raise BitgraphError(
             f"{out} already holds {holds}; choose another --out, --resume to go on or --force to "
             "replace it"
         )
-    if force and not resume:
-        remove_old(out, keep=0)
 
 
 def _follow(console: Console, run: Run, log: Log, memory: str) -> None:
     """Go through a run, and leave an adapter and a word about it however it ends."""
-    done, total = run.progress.step, total_steps(run.trainer.options, run.training)
-    if done:
+    done, total = run.progress.step, run.total
+    if run.is_over:
+        console.print(f"{run.folder} holds a run that ended behind step {done} of {total}")
+    elif done:
         console.print(f"going on behind step {done} of {total}")
     try:
         with (
@@ -251,21 +261,26 @@ def _follow(console: Console, run: Run, log: Log, memory: str) -> None:
             for event in run.events(stop):
                 log(record_of(event))
                 view.show(event)
-            stopped = stop()
+            stopped = stop() and not run.is_over
     except DeviceLost as error:
         raise DeviceLost(f"{error}; {_what_is_left(run)}") from error
     except BaseException:
         if run.trainer.steps_done:
-            _save(console, run)
+            run.save()
+            _say_saved(console, run)
         raise
-    _save(console, run)
+    _say_saved(console, run)
+    if run.progress.step < total and not stopped:
+        console.print(f"ended early, as {run.progress.stale} evaluations gave no smaller loss")
+    if has_best(run.folder):
+        best = f"loss {run.progress.best_loss:.4f} behind step {run.progress.best_step}"
+        console.print(f"best adapter in {run.folder / BEST}: {best}")
     if stopped:
         console.print(f"stopped behind step {run.progress.step}; {_what_is_left(run)}")
         raise KeyboardInterrupt
 
 
-def _save(console: Console, run: Run) -> None:
-    run.save()
+def _say_saved(console: Console, run: Run) -> None:
     console.print(f"adapter of step {run.trainer.steps_done} written to {run.folder}")
 
 

@@ -12,7 +12,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..models.training.run import Evaluation, Event, Saved
+from ..models.training.run import Evaluation, Event, Saving
 from ..models.training.throughput import Throughput
 from ..models.training.trainer import StepReport
 
@@ -60,8 +60,8 @@ class TrainingView:
             self._progress.update(self._task, evaluation=f"{event.loss:.4f}")
             best = ", the best so far" if event.best and event.step else ""
             self._console.print(f"eval loss after {event.step} steps: {event.loss:.4f}{best}")
-        elif isinstance(event, Saved):
-            self._console.print(f"checkpoint of step {event.step} written")
+        elif isinstance(event, Saving):
+            self._console.print(f"writing the checkpoint of step {event.step}")
 
     def _show_step(self, report: StepReport) -> None:
         self.speed.add(report)

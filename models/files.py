@@ -10,6 +10,9 @@ from typing import IO, Any
 
 from ..graph.errors import BitgraphError
 
+PARTIAL = ".partial"
+"""End of the names of what is being written."""
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
@@ -24,7 +27,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     temporary: Path | None = None
     try:
         with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
+            dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, delete=False
         ) as file:
             temporary = Path(file.name)
             yield file
@@ -62,6 +65,15 @@ def make_folder(path: Path) -> None:
         reason = error.strerror or str(error)
     if reason:
         raise BitgraphError(f"the folder {path} cannot be used ({reason}); choose another place")
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed had begun to write into a folder.
+
+    Nobody else may write into it at the time.
+    """
+    for path in folder.glob(f".*{PARTIAL}"):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -86,8 +86,10 @@ class Lora:
             GraphError: it is not a positive whole number.
         """
         rank = _setting(module, self.rank_pattern, self.rank)
-        if rank < 1 or rank != int(rank):
-            raise GraphError(f"LoRA needs a whole rank of at least 1, not {rank:g}")
+        if not rank >= 1:
+            raise GraphError(f"LoRA needs a rank of at least 1, not {rank:g}")
+        if not float(rank).is_integer():
+            raise GraphError(f"LoRA needs a whole rank, not {rank:g}")
         return int(rank)
 
     def scaling_of(self, module: str) -> float:

@@ -63,8 +63,8 @@ class AdamW:
     def _update(
         self, builder: GraphBuilder, param: Value, gradient: Value, clip: Value, lr: Value
     ) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
-        m, v = (_state_of(builder, param, suffix) for suffix in self.moments)
         step = builder.input_once("step", TensorType(DType.I32, ()), Role.INPUT)
+        m, v = (_state_of(builder, param, suffix) for suffix in self.moments)
         new = builder.ops(
             "adamw",
             *(param, gradient, m, v, clip, lr, step),

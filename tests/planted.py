@@ -198,6 +198,16 @@ ROWS = (3, 4, 6)
 LOSS = (6, 4, 7)
 DX_ONLY = "linear_cross_entropy_grad"
 
+
+def dropout_with(**changes: Any) -> Rule:
+    """The cotangent dropped by another mask."""
+
+    def rule(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
+        return b.op("dropout", dy, node.inputs[1], **{**node.attributes, **changes}), None
+
+    return rule
+
+
 PLANTED: dict[str, list[tuple[str, str, tuple[int, ...], OpDef]]] = {
     "elementwise": [
         ("the sign of b is lost", "sub", (3, 4), ruled("sub", lambda b, node, dc: (dc, dc))),
@@ -212,6 +222,14 @@ PLANTED: dict[str, list[tuple[str, str, tuple[int, ...], OpDef]]] = {
         ("value for slope", "silu", (3, 4), ruled("silu", silu_with_its_value)),
         ("not zero", "full_like", (3, 4), ruled("full_like", lambda b, node, dy: (dy,))),
         ("0.1% too small", "reshape", (3, 2, 4), scaled("reshape", 0, 0.999)),
+    ],
+    "dropout": [
+        ("no mask", "dropout", (5, 7, 3), ruled("dropout", lambda b, node, dy: (dy, None))),
+        ("another place", "dropout", (5, 7, 3), ruled("dropout", dropout_with(stream=3))),
+        ("another seed", "dropout", (5, 7, 3), ruled("dropout", dropout_with(seed=8))),
+        ("more is dropped", "dropout", (5, 7, 3), ruled("dropout", dropout_with(p=0.6))),
+        ("not divided by what is kept", "dropout", (5, 7, 3), scaled("dropout", 0, 0.7)),
+        ("divided twice", "dropout", (5, 7, 3), scaled("dropout", 0, 1 / 0.7)),
     ],
     "norm": [
         ("the sign of x is wrong", "rms_norm", (4, 5), scaled("rms_norm", 0, -1.0)),

@@ -42,7 +42,7 @@ def _dropout(x: Array, draw: Array, *, p: float, seed: int, stream: int) -> Arra
     quads = np.arange(-(-x.size // 4), dtype=np.uint32)
     words = philox((quads, int(draw) & 0xFFFFFFFF, stream, 0), seed)
     kept = unit_interval(words.T.reshape(-1)[: x.size]) >= np.float32(p)
-    factor = x.dtype.type(np.float32(1 / (1 - p)))
+    factor = x.dtype.type(1 / (1 - p))
     result: Array = np.where(kept.reshape(x.shape), x * factor, x.dtype.type(0))
     return result
 

@@ -1,10 +1,13 @@
 """A model on disk, opened: what readers of every format give."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...graph.tensors import HostValue
+import numpy as np
+
+from ...graph.tensors import HostValue, Quantized, Ternary
 from ..gguf import MetadataValue
 from .config import BitNetConfig
 
@@ -26,6 +29,24 @@ class Checkpoint:
     config: BitNetConfig
     weights: Mapping[str, HostValue]
     metadata: Mapping[str, MetadataValue]
+
+
+_PROBE = 1 << 14
+"""Elements of each weight that tell models apart."""
+
+
+def model_digest(config: BitNetConfig, weights: Mapping[str, HostValue]) -> str:
+    """SHA-256 that tells models apart: of the geometry and the beginning of every weight."""
+    digest = hashlib.sha256(repr(config).encode())
+    for name in sorted(weights):
+        value = weights[name]
+        digest.update(f"{name} {list(value.shape)}\n".encode())
+        if isinstance(value, Ternary):
+            digest.update(value.scale.hex().encode())
+            value = value.packed
+        assert not isinstance(value, Quantized)  # activations alone are
+        digest.update(np.ascontiguousarray(value.reshape(-1)[:_PROBE]).tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,11 @@ name is whole. What was read and trained before step N follows from the seed and
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,12 +31,12 @@ from ...graph.errors import BitgraphError
 from ...graph.tensors import Array
 from ..adapters.lora import LoraAdapter
 from ..adapters.peft import load_adapter, save_adapter
-from ..files import atomic_write, make_folder, sync_folder, write_text
+from ..files import PARTIAL, atomic_write, make_folder, sync_folder, write_text
 
 FOLDER = "checkpoints"
 
 _NAME = "step-{:08d}"
-_PARTIAL = ".partial"
+_STEP = re.compile(r"step-[0-9]{8}")
 _OPTIMIZER = "optimizer.safetensors"
 _RUN = "run.json"
 
@@ -80,7 +82,7 @@ def write_checkpoint(folder: Path, checkpoint: TrainingCheckpoint) -> Path:
         BitgraphError: it cannot be written; those that were there before are untouched.
     """
     final = folder / FOLDER / _NAME.format(checkpoint.progress.step)
-    partial = final.with_name(final.name + _PARTIAL)
+    partial = final.with_name(final.name + PARTIAL)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         make_folder(partial)
@@ -106,13 +108,14 @@ def write_checkpoint(folder: Path, checkpoint: TrainingCheckpoint) -> Path:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        _remove_if_empty(final.parent)
     return final
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
     """The checkpoints of a run, the oldest first."""
     found = (folder / FOLDER).glob("step-*")
-    return sorted(path for path in found if not path.name.endswith(_PARTIAL))
+    return sorted(path for path in found if _STEP.fullmatch(path.name))
 
 
 def read_checkpoint(folder: Path) -> TrainingCheckpoint:
@@ -124,24 +127,43 @@ def read_checkpoint(folder: Path) -> TrainingCheckpoint:
     Raises:
         BitgraphError: a file is missing or damaged.
     """
-    advice = f"remove {folder} to go on from the checkpoint before it"
+    advice = f"remove {folder} to go on from the one before it, or else from the beginning"
     try:
         record = json.loads((folder / _RUN).read_text())
         data = (folder / _OPTIMIZER).read_bytes()
         progress = Progress(**record["progress"])
         run, digest = dict(record["run"]), record["optimizer_sha256"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BitgraphError(f"the checkpoint {folder} cannot be read ({error}); {advice}") from None
+        adapter = load_adapter(folder)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, BitgraphError) as error:
+        reason = str(error).partition(";")[0] or type(error).__name__
+        raise BitgraphError(f"the checkpoint {folder} is damaged ({reason}); {advice}") from None
     if hashlib.sha256(data).hexdigest() != digest:
-        raise BitgraphError(f"{folder / _OPTIMIZER} is damaged; {advice}")
-    state = safetensors.numpy.load(data)
-    return TrainingCheckpoint(progress, run, load_adapter(folder), state)
+        raise BitgraphError(
+            f"the checkpoint {folder} is damaged ({_OPTIMIZER} is not what was saved); {advice}"
+        )
+    return TrainingCheckpoint(progress, run, adapter, safetensors.numpy.load(data))
 
 
 def remove_old(folder: Path, keep: int) -> None:
     """Remove all but the newest checkpoints of a run."""
     for path in checkpoint_folders(folder)[: -keep or None]:
+        partial = path.with_name(path.name + PARTIAL)  # half of one must not look whole
+        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            shutil.rmtree(path.rename(partial))
+    _remove_if_empty(folder / FOLDER)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove checkpoints of a run that a process which was killed had begun to write."""
+    for path in (folder / FOLDER).glob(f"step-*{PARTIAL}"):
         shutil.rmtree(path, ignore_errors=True)
+    _remove_if_empty(folder / FOLDER)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 class CheckpointWriter:
@@ -161,6 +183,15 @@ class CheckpointWriter:
         """
         self.wait()
         self._writing = self._pool.submit(self._write, checkpoint)
+
+    def check(self) -> None:
+        """Notice early that the last one could not be written.
+
+        Raises:
+            BitgraphError: it could not be.
+        """
+        if self._writing is not None and self._writing.done():
+            self.wait()
 
     def wait(self) -> None:
         """Return when all is written.

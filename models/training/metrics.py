@@ -32,7 +32,7 @@ class MetricsFile:
                 if record.get("step", 0) <= begin:
                     file.write(json.dumps(record).encode() + b"\n")
         with named(self._path):
-            self._file = self._path.open("ab")
+            self._file = self._path.open("ab", buffering=0)
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a record.
@@ -40,10 +40,17 @@ class MetricsFile:
         Raises:
             BitgraphError: it cannot be written.
         """
+        line = memoryview(json.dumps(record).encode() + b"\n")
+        file = self._file.fileno()
+        end = os.fstat(file).st_size
         with named(self._path):
-            self._file.write(json.dumps(record).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            try:
+                while line:
+                    line = line[os.write(file, line) :]
+                os.fsync(file)
+            except OSError:
+                os.ftruncate(file, end)  # no half of a line
+                raise
 
     def __enter__(self) -> "MetricsFile":
         return self

@@ -1,7 +1,7 @@
 """What a training run is asked to do."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ...graph.errors import BitgraphError
@@ -116,6 +116,8 @@ class TrainingOptions:
             known = f"is not one of {', '.join(PROJECTIONS)}"
             self._expect(f"target {target}", target in PROJECTIONS, known)
         self._expect("targets", len(set(self.targets)) == len(self.targets), "repeats a name")
+        self._expect_pattern("rank_pattern", "a whole number of at least 1", _is_rank)
+        self._expect_pattern("alpha_pattern", "a positive number", _is_alpha)
 
     def _expect(self, name: str, holds: bool, message: str) -> None:
         if holds:
@@ -123,6 +125,17 @@ class TrainingOptions:
         if hasattr(self, name):
             name = f"{name.replace('_', '-')} ({getattr(self, name)})"
         raise BitgraphError(f"{name} {message}")
+
+    def _expect_pattern(self, name: str, kind: str, holds: Callable[[float], bool]) -> None:
+        """Each entry names a module that gets an adapter, once, and what it gets."""
+        entries: tuple[str, ...] = getattr(self, name)
+        for entry in entries:
+            module, _, value = entry.partition("=")
+            good = module.rsplit(".", 1)[-1] in self.targets and _holds(value, holds)
+            example = f"{self.targets[0]}=8"
+            self._expect(name, good, f"is not a target and {kind}, as in {example}")
+        modules = [entry.partition("=")[0] for entry in entries]
+        self._expect(name, len(set(modules)) == len(modules), "repeats a module")
 
     def lora(self) -> Lora:
         """The pass that adds the adapters."""
@@ -193,6 +206,22 @@ class TrainingOptions:
     def learning_rate(self, step: int, total: int) -> float:
         """The rate of a step, counted from 1."""
         return learning_rate(self.schedule, self.lr, self.warmup, step, total)
+
+
+def _is_rank(value: float) -> bool:
+    return value >= 1 and value.is_integer()
+
+
+def _is_alpha(value: float) -> bool:
+    return 0 < value < math.inf
+
+
+def _holds(text: str, holds: Callable[[float], bool]) -> bool:
+    """Whether a text is a number of some kind."""
+    try:
+        return holds(float(text))
+    except ValueError:
+        return False
 
 
 def _pairs(pattern: tuple[str, ...]) -> Iterator[tuple[str, float]]:

@@ -1,23 +1,27 @@
 """A whole run: steps, evaluations, checkpoints, early stopping, and what is left at its end."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ...graph.errors import BitgraphError
-from ..adapters.peft import save_adapter
+from ..adapters.peft import CONFIG, WEIGHTS, save_adapter
 from ..data.examples import Example
+from ..files import remove_partial
 from .checkpoints import (
     CheckpointWriter,
     Progress,
     TrainingCheckpoint,
     checkpoint_folders,
     read_checkpoint,
+    remove_old,
+    remove_unfinished,
 )
+from .identity import expect_same, run_identity
 from .options import total_steps
 from .trainer import StepReport, Trainer
 
@@ -75,13 +79,28 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A checkpoint that is being written."""
+class Saving:
+    """A checkpoint that is written next.
+
+    It is told before, so that whoever keeps a record of events has it when the checkpoint exists.
+    """
 
     step: int
 
 
-Event: TypeAlias = StepReport | Evaluation | Saved
+Event: TypeAlias = StepReport | Evaluation | Saving
+
+_EVENT_NAMES: Final[Mapping[type, str]] = {
+    StepReport: "step",
+    Evaluation: "eval",
+    Saving: "checkpoint",
+}
+
+
+def record_of(event: Event) -> dict[str, Any]:
+    """An event as plain JSON: its name as ``event``, and its fields."""
+    return {"event": _EVENT_NAMES[type(event)], **asdict(event)}
+
 
 _EVENT_NAMES: Final[Mapping[type, str]] = {
     StepReport: "step",
@@ -119,14 +138,19 @@ class Run:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What has to be the same for a run to go on, as plain JSON."""
-        return {
-            "options": {
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in asdict(self.trainer.options).items()
-            },
-            "model": self.base_model,
-            "data_sha256": _digest(self.training),
-        }
+        trainer = self.trainer
+        return run_identity(trainer.options, trainer.model_digest, self.training, self.held_out)
+
+    @cached_property
+    def total(self) -> int:
+        """Steps of the whole run, if it does not end early."""
+        return total_steps(self.trainer.options, self.training)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done, or evaluations got no better for too long."""
+        stale = bool(self.options.patience) and self.progress.stale >= self.options.patience
+        return stale or self.progress.step >= self.total
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint, if there is one.
@@ -139,7 +163,7 @@ class Run:
         if not folders:
             return False
         checkpoint = read_checkpoint(folders[-1])
-        _expect_same(checkpoint.run, self.identity, folders[-1])
+        expect_same(checkpoint.run, self.identity, folders[-1])
         tensors = {**checkpoint.adapter.tensors, **checkpoint.state}
         self.trainer.restore(tensors, checkpoint.progress.step)
         self.progress = checkpoint.progress
@@ -154,25 +178,32 @@ class Run:
         Raises:
             BitgraphError: a step is not finite, or something cannot be written.
         """
-        agenda = _Agenda(self.options, total_steps(self.trainer.options, self.training), stop)
-        with CheckpointWriter(self.folder, self.options.keep) as writer:
-            if not self.progress.step:
-                yield from self._evaluate()
-            for report in self.trainer.fit(self.training, self.progress.step, agenda.pauses):
-                yield report
-                due = agenda.due.pop(report.step, None)
-                if due is None:
-                    continue
-                self.progress = replace(self.progress, step=report.step)
-                if due.evaluate:
-                    yield from self._evaluate()
-                ends = due.stop or self._is_stale()
-                if due.save or ends:
-                    writer.submit(self._checkpoint())
-                    yield Saved(report.step)
-                if ends:
-                    break
+        remove_unfinished(self.folder)
+        for place in (self.folder, self.folder / BEST):
+            remove_partial(place)
+        if not self.is_over:
+            with CheckpointWriter(self.folder, self.options.keep) as writer:
+                yield from self._train(writer, stop)
         self.save()
+
+    def _train(self, writer: CheckpointWriter, stop: Callable[[], bool]) -> Iterator[Event]:
+        agenda = _Agenda(self.options, self.total, stop)
+        if not self.progress.step:
+            yield from self._evaluate()
+        for report in self.trainer.fit(self.training, self.progress.step, agenda.pauses):
+            yield report
+            writer.check()
+            due = agenda.due.pop(report.step, None)
+            if due is None:
+                continue
+            self.progress = replace(self.progress, step=report.step)
+            if due.evaluate:
+                yield from self._evaluate()
+            if due.save or due.stop or (self.is_over and self.options.save_steps):
+                yield Saving(report.step)
+                writer.submit(self._checkpoint())
+            if due.stop or self.is_over:
+                break
 
     def save(self) -> None:
         """Write the adapter as it is into the run's folder."""
@@ -190,9 +221,6 @@ class Run:
         else:
             self.progress = replace(now, stale=now.stale + 1)
         yield Evaluation(now.step, loss, best)
-
-    def _is_stale(self) -> bool:
-        return bool(self.options.patience) and self.progress.stale >= self.options.patience
 
     def _checkpoint(self) -> TrainingCheckpoint:
         state = self.trainer.state()
@@ -248,22 +276,15 @@ class _Agenda:
         return bool(minutes) and time.monotonic() - self._saved >= minutes * _MINUTE
 
 
-def _digest(examples: Sequence[Example]) -> str:
-    """SHA-256 of what is trained on, in order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(example.tokens.astype("<i4").tobytes())
-        digest.update(example.trained.tobytes())
-    return digest.hexdigest()
+def has_best(folder: Path) -> bool:
+    """Whether a run's folder holds the adapter with the smallest evaluation loss."""
+    return (folder / BEST / CONFIG).exists()
 
 
-def _expect_same(then: Mapping[str, Any], now: Mapping[str, Any], checkpoint: Path) -> None:
-    """Refuse to go on with another run."""
-    before = {**then.get("options", {}), **{k: v for k, v in then.items() if k != "options"}}
-    after = {**now["options"], **{k: v for k, v in now.items() if k != "options"}}
-    for name, value in after.items():
-        if before.get(name) != value:
-            raise BitgraphError(
-                f"{checkpoint} is of a run whose {name.replace('_', '-')} was "
-                f"{before.get(name)}, not {value}; give the same, or train into another --out"
-            )
+def forget(folder: Path) -> None:
+    """Remove the checkpoints of a run and its best adapter, but nothing that a run did not make."""
+    remove_old(folder, keep=0)
+    for name in (CONFIG, WEIGHTS):
+        (folder / BEST / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / BEST).rmdir()

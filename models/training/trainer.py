@@ -22,6 +22,7 @@ from ...passes.optimizer import LAYER_NORM, initial_state
 from ..adapters.lora import LoraAdapter, initial_tensors
 from ..bitnet.config import BitNetConfig, projection_shapes
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
+from ..bitnet.weights import model_digest
 from ..data.batching import TokenBatch, share_weights
 from ..data.examples import Example, lengths_of
 from ..data.ordering import plan_epoch
@@ -77,6 +78,7 @@ class Trainer:
         steps_done: number of the last step that was begun and did not fail.
         num_parameters: trained ones.
         adapter_names: names of the trained tensors.
+        model_digest: tells the model from others.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Trainer:
         self._reports: dict[int, Report] = {}
         self.steps_done = 0
         self.num_parameters = 0
+        self.model_digest = model_digest(config, weights)
         backend.load(graph_weights(config, weights))
         self.adapter_names, self._state_names = self._load_adapters()
 
@@ -189,8 +192,12 @@ class Trainer:
         """
         now = self.state()
         for name, value in now.items():
-            if name not in state or state[name].shape != value.shape:
-                raise BitgraphError(f"the checkpoint has no {name} of shape {list(value.shape)}")
+            given = state.get(name)
+            if given is None or (given.shape, given.dtype) != (value.shape, value.dtype):
+                raise BitgraphError(
+                    f"the checkpoint has no {name} of shape {list(value.shape)} and type "
+                    f"{value.dtype}; go on from another, or train into another --out"
+                )
         self._backend.load({name: state[name] for name in now})
         self.steps_done = step
 

@@ -26,6 +26,12 @@ class Result:
     err: str
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder and below it, by path."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
 def read_metrics(folder: Path) -> list[dict[str, object]]:
     """The records of a run; every line must be complete."""
     text = (folder / "metrics.jsonl").read_text()

@@ -17,7 +17,7 @@ from bitgraph.models.adapters.lora import LoraAdapter, initial_tensors
 from bitgraph.models.adapters.peft import load_adapter, save_adapter
 from bitgraph.models.bitnet.checkpoint import load_checkpoint
 from bitgraph.models.bitnet.config import projection_shapes
-from runs import RECORDS, read_metrics
+from runs import RECORDS, files_of, read_metrics
 
 TL2 = 39
 QUICK = ("--backend", "numpy", "--rank", 4, "--batch-size", 3, "--max-steps", 2)
@@ -359,12 +359,14 @@ def test_a_full_disk_keeps_the_old_adapter(bitgraph, model, data, tmp_path):
     out = tmp_path / "out"
     arguments = ("train", "--model", model, "--data", data, "--out", out, *QUICK)
     assert bitgraph(*arguments).code == 0
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = files_of(out)
     done = start(*arguments, "--force", "--rank", 16, preexec_fn=limit_files(4096))
     assert_stopped(done)
     assert "could not be written" in done.stderr
-    after = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert after.keys() == before.keys()  # no partial file beside the old ones
+    after = files_of(out)
+    assert [path.name for path in (out / "checkpoints").glob("*")] == []
+    assert after.keys() == {path.name for path in out.iterdir()}
+    assert after.keys() < before.keys()  # no partial file beside the old ones
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert after[name] == before[name]
 

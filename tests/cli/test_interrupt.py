@@ -69,9 +69,11 @@ def test_the_step_is_finished(bitgraph, interrupt, model, data, tmp_path):
     out = tmp_path / "out"
     result = bitgraph("train", "--model", model, "--data", data, "--out", out, *ARGUMENTS)
     assert result.code == 130
-    *_, saved, _, ended = result.err.splitlines()  # click ends the line of a terminal's ^C
+    *_, saved, how, _, ended = result.err.splitlines()  # click ends the line of a terminal's ^C
     assert (saved, ended) == (f"adapter of step 3 written to {out}", "stopped")
-    assert [record.get("step") for record in read_metrics(out)] == [None, 1, 2, 3]
+    checkpoint = out / "checkpoints" / "step-00000003"
+    assert how.endswith(f"the same command with --resume goes on from {checkpoint}")
+    assert [record["step"] for record in read_metrics(out)] == [0, 1, 2, 3, 3]
     assert signal.getsignal(signal.SIGINT) is before
     assert_adapter_of_step(out, model, data, 3)
 

@@ -14,7 +14,7 @@ from bitgraph.models.bitnet.config import PROJECTIONS
 from bitgraph.models.bitnet.tokenizer import Tokenizer
 from bitgraph.models.data.encoding import EncodingOptions
 from bitgraph.models.data.source import prepare
-from runs import RECORDS, read_metrics
+from runs import RECORDS, files_of, read_metrics
 
 WEIGHTS = "adapter_model.safetensors"
 QUICK = ("--backend", "numpy", "--rank", 4, "--batch-size", 3, "--warmup", 0)
@@ -58,8 +58,9 @@ def test_a_run_trains_every_adapter_and_lowers_the_loss(train, model):
 
 def test_metrics_tell_the_whole_run(train, model, data):
     out = train("run", "--epochs", 2, "--lr", 3e-3, "--warmup", 1)
-    start, *reports = read_metrics(out)
+    start, *reports, saving = read_metrics(out)
     assert start["event"] == "start"
+    assert saving == {"event": "checkpoint", "step": 4}
     assert (start["model"], start["data"]) == (str(model), str(data))
     assert (start["rank"], start["batch_size"], start["seed"]) == (4, 3, 0)
     assert [report["step"] for report in reports] == [1, 2, 3, 4]
@@ -159,12 +160,12 @@ def test_dumps_hold_a_graph_for_every_pass(train, tmp_path):
 
 def test_an_adapter_is_replaced_only_when_told(bitgraph, train, model, data):
     out = train("run", "--max-steps", 2)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = files_of(out)
     again = ("train", "--model", model, "--data", data, "--out", out, *QUICK, "--max-steps", 1)
     result = bitgraph(*again)
     assert result.code == 2
     assert "already holds an adapter" in result.err
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert files_of(out) == before
     assert bitgraph(*again, "--force").code == 0
     assert (out / WEIGHTS).read_bytes() != before[WEIGHTS]
     assert len(steps(out)) == 1  # metrics of the new run alone

@@ -130,6 +130,11 @@ SELECTIONS: list[dict[str, Any]] = [
     {"target_modules": list(SEVEN), "use_rslora": True, "lora_dropout": 0.1},
     {"target_modules": ["q_proj", "mlp.up_proj"], "init_lora_weights": "gaussian"},
     {"target_modules": "all-linear"},
+    {
+        "target_modules": list(SEVEN),
+        "rank_pattern": {"up_proj": 2},
+        "alpha_pattern": {"layers.1.self_attn.q_proj": 3},
+    },
     {"target_modules": r".*layers\.[12]\.self_attn\.[qv]_proj"},
     {"target_modules": ["q_proj"], "layers_to_transform": [1]},
     {"target_modules": list(SEVEN), "exclude_modules": ["mlp.down_proj"]},
@@ -175,8 +180,8 @@ def test_there_and_back_again(lib, tmp_path, selection):
     [
         ({"use_dora": True}, "use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"rank_pattern": {"up_proj": 2}}, "rank_pattern"),
-        ({"alpha_pattern": {"up_proj": 2}}, "alpha_pattern"),
+        ({"rank_pattern": {r".*\.up_proj": 2}}, "rank_pattern"),
+        ({"alpha_pattern": {r".*\.up_proj": 2}}, "alpha_pattern"),
         ({"lora_bias": True}, "lora_bias"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
         ({"layer_replication": [(0, 2), (1, 3)]}, "layer_replication"),
