@@ -102,18 +102,6 @@ def record_of(event: Event) -> dict[str, Any]:
     return {"event": _EVENT_NAMES[type(event)], **asdict(event)}
 
 
-_EVENT_NAMES: Final[Mapping[type, str]] = {
-    StepReport: "step",
-    Evaluation: "eval",
-    Saved: "checkpoint",
-}
-
-
-def record_of(event: Event) -> dict[str, Any]:
-    """An event as plain JSON: its name as ``event``, and its fields."""
-    return {"event": _EVENT_NAMES[type(event)], **asdict(event)}
-
-
 @dataclass
 class Run:
     """A run in a folder.
