@@ -24,6 +24,7 @@ from .opt import opt
 from .train import train
 from .tune import tune
 from .verify import verify
+from .watching import report
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,6 +48,7 @@ _COMMANDS = (
     init,
     inspect,
     opt,
+    report,
     tune,
     verify,
 )

@@ -1,6 +1,6 @@
 """Options and helpers that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,23 @@ from ..models.bitnet.forward import embedding_dtype
 from ..models.bitnet.presets import PRESETS, preset_config
 
 PATH = click.Path(path_type=Path)
+
+
+class Names(click.ParamType[tuple[str, ...], "str | Sequence[str]"]):
+    """Words separated by commas, as a tuple."""
+
+    name = "names"
+
+    def convert(
+        self,
+        value: str | Sequence[str],
+        parameter: click.Parameter | None,
+        context: click.Context | None,
+    ) -> tuple[str, ...]:
+        """The words; a sequence has been separated before."""
+        words = value.split(",") if isinstance(value, str) else value
+        return tuple(word.strip() for word in words if word.strip())
+
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -113,12 +130,8 @@ def from_defaults(options: type[Any], name: str) -> dict[str, Any]:
 
 def names_option(flag: str, name: str, default: str, text: str) -> Callable[[CommandT], CommandT]:
     """An option that is a list of words, separated by commas; the command gets a tuple."""
-
-    def split(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-
     return click.option(
-        flag, name, default=default, show_default=bool(default), callback=split, help=text
+        flag, name, type=Names(), default=default, show_default=bool(default), help=text
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from ..backends.numpy.backend import NumpyBackend
 from ..backends.vulkan.errors import DeviceLost
 from ..graph.errors import BitgraphError
 from ..graph.sizes import binary_size
@@ -18,12 +19,14 @@ from ..models.bitnet.tokenizer import Tokenizer
 from ..models.data.examples import Example
 from ..models.data.ordering import Layout, split_off
 from ..models.files import make_folder
+from ..models.training.answers import Answerer
 from ..models.training.checkpoints import checkpoint_folders
-from ..models.training.metrics import MetricsFile
+from ..models.training.metrics import data_record
 from ..models.training.options import OPTIMIZERS, TrainingOptions
 from ..models.training.run import BEST, Run, RunOptions, forget, has_best, record_of
 from ..models.training.schedule import SCHEDULES
 from ..models.training.trainer import Trainer
+from .config_file import config_option, write_config
 from .costs import measured_costs
 from .data_options import DataOptions, data_options, describe_data, load_data
 from .dumps import dumping
@@ -41,6 +44,7 @@ from .options import (
     targets_option,
 )
 from .training_view import TrainingView
+from .watching import Log, leave_report, run_logs, sampled
 
 RUN_FIELDS = tuple(field.name for field in fields_of(RunOptions))
 
@@ -54,6 +58,7 @@ def _option(
 
 
 @click.command()
+@config_option
 @model_option
 @data_options
 @click.option("--out", type=PATH, required=True, help="Folder for the adapter and the metrics.")
@@ -104,6 +109,24 @@ def _option(
 @_option("save_steps", int, "Checkpoint every so many steps; 0 for none.", RunOptions)
 @_option("save_minutes", float, "And after so many minutes; 0 for none.", RunOptions)
 @_option("keep", int, "Checkpoints that are kept.", RunOptions)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="Prompts that are answered at the end, without and with the adapter, for the report.",
+)
+@click.option(
+    "--layer-norms/--no-layer-norms",
+    help="Measure the gradient norm of each layer in every step.",
+    **from_defaults(TrainingOptions, "layer_norms"),
+)
+@click.option(
+    "--tensorboard/--no-tensorboard",
+    default=True,
+    show_default=True,
+    help="Write an event file for TensorBoard too.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
 @click.option("--force", is_flag=True, help="Replace an adapter that --out already holds.")
 @click.option("--dump-passes", type=PATH, help="Folder for texts, timings and a page of them.")
@@ -117,6 +140,8 @@ def train(
     eval_data: Path | None,
     eval_split: float,
     layout: Layout | None,
+    samples: int,
+    tensorboard: bool,
     resume: bool,
     force: bool,
     dump_passes: Path | None,
@@ -167,8 +192,28 @@ def train(
     run = Run(trainer, training, held_out, run_options, out, str(model))
     if resume and not run.resume():
         console.print(f"{out} has no checkpoint yet; training from the beginning")
+    chosen = "numpy" if isinstance(computing, NumpyBackend) else "vulkan"
+    write_config(out, click.get_current_context(), {"backend": chosen})
     facts = {"model": str(model), **source.facts(), "eval_split": eval_split, **asdict(options)}
-    _follow(console, run, facts, binary_size(needed) if needed else "", force)
+    start = {**facts, **asdict(run_options), "backend": computing.name}
+    roles = (("training", training, sets[source]), ("held out", held_out, [*sets.values()][-1]))
+    files = {"training": source.data, "held out": eval_data or source.data}
+    data = [data_record(role, files[role], made, some) for role, some, made in roles if some]
+    asked = Answerer(checkpoint.config, checkpoint.weights, computing, tokenizer)
+    memory = binary_size(needed) if needed else ""
+    done = run.progress.step
+    try:
+        with run_logs(out, done, tensorboard) as log:
+            log({"event": "resume" if done else "start", "step": done, **start})
+            for record in data:
+                log({"step": done, **record})
+            if force and not done:  # what another run left of its progress
+                forget(out)
+            _follow(console, run, log, memory)
+            for record in sampled(console, run, asked, samples):
+                log(record)
+    finally:
+        leave_report(console, out)
 
 
 def _expect_free(out: Path, resume: bool, force: bool) -> None:
@@ -189,11 +234,8 @@ def _expect_free(out: Path, resume: bool, force: bool) -> None:
         )
 
 
-def _follow(console: Console, run: Run, facts: dict[str, Any], memory: str, replaces: bool) -> None:
-    """Go through a run, and leave an adapter and a word about it however it ends.
-
-    If it begins and `replaces`, what another run left of its progress is removed then.
-    """
+def _follow(console: Console, run: Run, log: Log, memory: str) -> None:
+    """Go through a run, and leave an adapter and a word about it however it ends."""
     done, total = run.progress.step, run.total
     if run.is_over:
         console.print(f"{run.folder} holds a run that ended behind step {done} of {total}")
@@ -201,15 +243,11 @@ def _follow(console: Console, run: Run, facts: dict[str, Any], memory: str, repl
         console.print(f"going on behind step {done} of {total}")
     try:
         with (
-            MetricsFile(run.folder, done) as metrics,
             TrainingView(console, total, done, memory) as view,
             interrupted() as stop,
         ):
-            metrics.append({"event": "start" if not done else "resume", "step": done, **facts})
-            if replaces and not done:
-                forget(run.folder)
             for event in run.events(stop):
-                metrics.append(record_of(event))
+                log(record_of(event))
                 view.show(event)
             stopped = stop() and not run.is_over
     except DeviceLost as error:

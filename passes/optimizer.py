@@ -1,5 +1,6 @@
 """The optimizers as graph nodes: clip by the global norm, then update, in place."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
@@ -13,6 +14,11 @@ from ..graph.types import DType, GraphError, TensorType
 
 SOUND = "sound"
 """Name of the state (i32) that is 1 while every step so far was finite."""
+
+LAYER_NORM = "grad_norm.layers."
+"""What the names of the outputs with the norms of layers begin with; the layer's number follows."""
+
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 _Update: TypeAlias = Callable[
     [GraphBuilder, Value, Value, Value, Value], tuple[tuple[Value, ...], tuple[Value, ...]]
@@ -28,7 +34,8 @@ class AdamW:
     Adds the inputs ``lr`` (f32) and ``step`` (i32, from 1), the states ``NAME.m`` and ``NAME.v``,
     and the output ``grad_norm``, the norm of all gradients before clipping. The new params and
     states take the places of the old. A `max_norm` of 0 does not clip. Params whose names end in
-    one of `no_decay` are not decayed.
+    one of `no_decay` are not decayed. With `layer_norms`, each layer has an output
+    ``grad_norm.layers.N`` too, the norm of the gradients of its params before clipping.
 
     The state `SOUND` is 1 at first. Once the loss or the norm of a step is not finite it is 0, and
     neither that step nor a later one changes anything; their ``grad_norm`` is NaN.
@@ -42,6 +49,7 @@ class AdamW:
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ()
     max_norm: float = 1.0
+    layer_norms: bool = False
     loss: str = "loss"
 
     def __call__(self, graph: Graph) -> Graph:
@@ -50,7 +58,7 @@ class AdamW:
         Raises:
             GraphError: a param has no gradient among the outputs, or there is no such loss.
         """
-        return _with_updates(graph, self.loss, self.max_norm, self._update)
+        return _with_updates(graph, self, self._update)
 
     def _update(
         self, builder: GraphBuilder, param: Value, gradient: Value, clip: Value, lr: Value
@@ -82,6 +90,7 @@ class Sgd:
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ()
     max_norm: float = 1.0
+    layer_norms: bool = False
     loss: str = "loss"
 
     def __call__(self, graph: Graph) -> Graph:
@@ -90,7 +99,7 @@ class Sgd:
         Raises:
             GraphError: as in `AdamW`.
         """
-        return _with_updates(graph, self.loss, self.max_norm, self._update)
+        return _with_updates(graph, self, self._update)
 
     def _update(
         self, builder: GraphBuilder, param: Value, gradient: Value, clip: Value, lr: Value
@@ -117,23 +126,25 @@ def initial_state(optimizer: Optimizer, params: Mapping[str, Array]) -> dict[str
     return state
 
 
-def _with_updates(graph: Graph, loss: str, max_norm: float, update: _Update) -> Graph:
+def _with_updates(graph: Graph, options: Optimizer, update: _Update) -> Graph:
     """The graph with every param updated from its gradient."""
     outputs = {value.name: value for value in graph.outputs}
+    loss = options.loss
     if loss not in outputs:
         raise GraphError(f"graph @{graph.name} has no output named '{loss}'")
     params = graph.inputs_of(Role.PARAM)
     gradients = [_gradient(outputs, param) for param in params]
     builder = GraphBuilder.extending(graph)
     with builder.scope("optimizer"):
-        norm, clip, sound = _clipping(builder, outputs[loss], gradients, max_norm)
+        norm, clip, sound = _clipping(builder, outputs[loss], gradients, options.max_norm)
+        layers = _layer_norms(builder, params, gradients) if options.layer_norms else ()
         lr = builder.add_input("lr", TensorType(DType.F32, ()), Role.INPUT)
         places = [(sound, SOUND)]
         for param, gradient in zip(params, gradients, strict=True):
             old, new = update(builder, param, gradient, clip, lr)
             places += zip(new, (value.name for value in old), strict=True)
     aliases = tuple(Alias(new.name, old) for new, old in places)
-    returned = (*outputs.values(), norm, *(new for new, _ in places))
+    returned = (*outputs.values(), norm, *layers, *(new for new, _ in places))
     return builder.finish(returned, (*graph.aliases, *aliases))
 
 
@@ -153,6 +164,20 @@ def _clipping(
     names = ("grad_norm", f"{SOUND}.new")
     norm, sound = builder.ops("guard", raw, loss, sound, names=names)
     return norm, builder.op("clip_factor", norm, name="clip", max_norm=max_norm), sound
+
+
+def _layer_norms(
+    builder: GraphBuilder, params: tuple[Value, ...], gradients: list[Value]
+) -> tuple[Value, ...]:
+    """The norm of each layer's gradients, in the order of their numbers."""
+    layers: dict[int, list[Value]] = {}
+    for param, gradient in zip(params, gradients, strict=True):
+        if found := _LAYER.search(param.name):
+            layers.setdefault(int(found[1]), []).append(gradient)
+    return tuple(
+        builder.op("global_norm", *own, name=f"{LAYER_NORM}{number}")
+        for number, own in sorted(layers.items())
+    )
 
 
 def _state_of(builder: GraphBuilder, param: Value, suffix: str) -> Value:

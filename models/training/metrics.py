@@ -2,13 +2,17 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ...graph.errors import BitgraphError
+from ..data.examples import Example
+from ..data.source import PreparedSet
+from ..data.statistics import length_statistics
 from ..files import atomic_write
 
 METRICS = "metrics.jsonl"
@@ -27,7 +31,7 @@ class MetricsFile:
             for record in read_metrics(self._path) if begin else ():
                 if record.get("step", 0) <= begin:
                     file.write(json.dumps(record).encode() + b"\n")
-        with _named(self._path):
+        with named(self._path):
             self._file = self._path.open("ab", buffering=0)
 
     def append(self, record: dict[str, Any]) -> None:
@@ -39,7 +43,7 @@ class MetricsFile:
         line = memoryview(json.dumps(record).encode() + b"\n")
         file = self._file.fileno()
         end = os.fstat(file).st_size
-        with _named(self._path):
+        with named(self._path):
             try:
                 while line:
                     line = line[os.write(file, line) :]
@@ -81,8 +85,30 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
         yield record
 
 
+def data_record(
+    role: str, path: Path, prepared: PreparedSet, examples: Sequence[Example]
+) -> dict[str, Any]:
+    """What is known of a set of examples.
+
+    Args:
+        role: what it is used for.
+        path: the file it comes from.
+        prepared: all examples of that file.
+        examples: those of the set, at least one.
+    """
+    return {
+        "event": "data",
+        "role": role,
+        "file": str(path),
+        "format": prepared.format,
+        "template": prepared.template,
+        "counts": asdict(prepared.encoded.counts),
+        "statistics": asdict(length_statistics(examples)),
+    }
+
+
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named(path: Path) -> Iterator[None]:
     """Turn an error of the system into a sentence about a file."""
     try:
         yield

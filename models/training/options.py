@@ -49,6 +49,7 @@ class TrainingOptions:
         seed: of the adapter's first values and of the order of examples.
         max_grad_norm: gradients are clipped to this global norm, 0 for no clipping.
         weight_decay: of the optimizer.
+        layer_norms: whether every step gives the gradient norm of each layer too.
         no_decay: ends of the names of params that are not decayed, as in lora_B.weight.
         memory_budget: of a step on the device, as in 6GiB; empty for what the device has.
 
@@ -79,6 +80,7 @@ class TrainingOptions:
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ()
+    layer_norms: bool = True
     memory_budget: str = ""
 
     def __post_init__(self) -> None:
@@ -161,6 +163,7 @@ class TrainingOptions:
             weight_decay=self.weight_decay,
             no_decay=self.no_decay,
             max_norm=self.max_grad_norm,
+            layer_norms=self.layer_norms,
         )
 
     def adapter(self, tensors: dict[str, Tensor], base_model: str) -> LoraAdapter:

@@ -18,7 +18,7 @@ from ...passes.accumulate import initial_sums
 from ...passes.checkpoint.costs import NOMINAL, CostTable
 from ...passes.checkpoint.report import Report
 from ...passes.manager import PassManager
-from ...passes.optimizer import initial_state
+from ...passes.optimizer import LAYER_NORM, initial_state
 from ..adapters.lora import LoraAdapter, initial_tensors
 from ..bitnet.config import BitNetConfig, projection_shapes
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
@@ -49,6 +49,7 @@ class StepReport:
         total: steps of the run.
         loss: mean over the supervised tokens, before the update.
         grad_norm: global norm before clipping.
+        layer_norms: the norm of each layer alone, if the options ask for it.
         lr: learning rate used.
         tokens: real tokens of the batch.
         supervised: how many of them carry a label.
@@ -65,6 +66,7 @@ class StepReport:
     supervised: int
     slots: int
     seconds: float
+    layer_norms: tuple[float, ...] = ()
 
 
 class Trainer:
@@ -151,7 +153,8 @@ class Trainer:
         program = self._program("train", batch.tokens.size)
         program.stage([part.inputs()])
         self.steps_done = step
-        return self._outcome(_Begun(part, program, program.start()))
+        outcome = self._outcome(_Begun(part, program, program.start()))
+        return outcome.loss, outcome.norm
 
     def evaluate(self, examples: Sequence[Example]) -> float:
         """Mean loss over all supervised tokens of a data set."""
@@ -265,17 +268,18 @@ class Trainer:
 
     def _finish(self, begun: "_Begun", reporter: "_Reporter") -> Iterator[StepReport]:
         """Wait for a batch; the report of its step, if it was the last."""
-        loss, norm = self._outcome(begun)
-        reporter.add(begun.part.batch, loss)
+        outcome = self._outcome(begun)
+        reporter.add(begun.part.batch, outcome.loss)
         if begun.part.last:
-            yield reporter.report(begun.part, norm)
+            yield reporter.report(begun.part, outcome)
 
-    def _outcome(self, begun: "_Begun") -> tuple[float, float]:
-        """Loss and gradient norm of a batch, if both are finite; all but the last have no norm."""
+    def _outcome(self, begun: "_Begun") -> "_Outcome":
+        """What a batch gave, if its loss and its gradient norm are finite."""
         (results,) = begun.pending.results()
         loss, norm = float(results["loss"]), float(results.get("grad_norm", 0.0))
         if math.isfinite(loss) and math.isfinite(norm):
-            return loss, norm
+            layers = (value for name, value in results.items() if name.startswith(LAYER_NORM))
+            return _Outcome(loss, norm, tuple(map(float, layers)))
         self.steps_done = begun.part.step - 1
         where = begun.program.first_nonfinite(begun.part.inputs())
         culprit = f"; the first tensor of it that is not finite is {where}" if where else ""
@@ -369,6 +373,15 @@ class _Begun:
     pending: Pending
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """What a batch gave; all but the last of a step have no norms."""
+
+    loss: float
+    norm: float
+    layers: tuple[float, ...]
+
+
 class _Reporter:
     """Adds up the batches of a step."""
 
@@ -383,19 +396,20 @@ class _Reporter:
         self._loss += loss
         self._batches.append(batch)
 
-    def report(self, part: _Part, norm: float) -> StepReport:
+    def report(self, part: _Part, outcome: _Outcome) -> StepReport:
         """The report of the batches since the last one."""
         now = time.perf_counter()
         report = StepReport(
             step=part.step,
             total=self._total,
             loss=self._loss,
-            grad_norm=norm,
+            grad_norm=outcome.norm,
             lr=part.lr,
             tokens=sum(batch.real_tokens for batch in self._batches),
             supervised=sum(batch.supervised_tokens for batch in self._batches),
             slots=sum(batch.tokens.size for batch in self._batches),
             seconds=now - self._last,
+            layer_norms=outcome.layers,
         )
         self._last, self._loss, self._batches = now, 0.0, []
         return report

@@ -57,9 +57,9 @@ def test_a_run_trains_every_adapter_and_lowers_the_loss(train, model):
 
 
 def test_metrics_tell_the_whole_run(train, model, data):
-    out = train("run", "--epochs", 2, "--lr", 3e-3, "--warmup", 1)
-    start, *reports, saving = read_metrics(out)
-    assert start["event"] == "start"
+    out = train("run", "--epochs", 2, "--lr", 3e-3, "--warmup", 1, "--samples", 0)
+    start, of_data, *reports, saving = read_metrics(out)
+    assert (start["event"], of_data["event"]) == ("start", "data")
     assert saving == {"event": "checkpoint", "step": 4}
     assert (start["model"], start["data"]) == (str(model), str(data))
     assert (start["rank"], start["batch_size"], start["seed"]) == (4, 3, 0)
