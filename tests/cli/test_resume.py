@@ -29,13 +29,14 @@ def arguments(model, data):
 
 
 def without_times(folder):
-    records = [r for r in read_metrics(folder) if r["event"] not in ("start", "resume")]
+    records = [r for r in read_metrics(folder) if r["event"] in ("step", "eval", "checkpoint")]
     return [{k: v for k, v in r.items() if k not in TIMES} for r in records]
 
 
 def results(folder):
-    """All files of a run but the metrics, whose times differ."""
-    return {name: data for name, data in files_of(folder).items() if name != "metrics.jsonl"}
+    """The adapters and checkpoints of a run; other files tell of times and of the folder."""
+    kept = ("adapter_", "best/", "checkpoints/")
+    return {name: data for name, data in files_of(folder).items() if name.startswith(kept)}
 
 
 @pytest.mark.parametrize("backend", KILLS)
