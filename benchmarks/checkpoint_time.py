@@ -5,13 +5,13 @@
 The tensors have the shapes of such a run and random values; no model is needed.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 
+import click
 import numpy as np
-from bitgraph.cli.options import make_backend
+from bitgraph.cli.options import backend_option, device_option, make_backend
 from bitgraph.models.adapters.lora import initial_tensors
 from bitgraph.models.bitnet.config import projection_shapes
 from bitgraph.models.bitnet.presets import preset_config
@@ -27,34 +27,33 @@ from bitgraph.passes.optimizer import initial_state
 ROUNDS = 5
 
 
-def main() -> None:
+@click.command()
+@backend_option
+@device_option
+@click.option("--out", type=click.Path(path_type=Path), help="Folder on the disk to measure.")
+def main(backend: str, device: str | None, out: Path | None) -> None:
     """Print both times, the longest of some rounds."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backend", default="numpy")
-    parser.add_argument("--device")
-    parser.add_argument("--out", type=Path, help="folder on the disk to measure")
-    given = parser.parse_args()
     options = TrainingOptions(rank=16)
     adapters = initial_tensors(projection_shapes(preset_config("2b-4t")), options.rank, 0)
     state = initial_state(options.optimizer_pass(), adapters)
     rng = np.random.default_rng(0)
     state = {n: rng.random(v.shape, np.float32) if v.ndim else v for n, v in state.items()}
-    backend = make_backend(given.backend, given.device)
-    backend.load({**adapters, **state})
+    chosen = make_backend(backend, device)
+    chosen.load({**adapters, **state})
     size = sum(value.nbytes for value in (*adapters.values(), *state.values()))
     held, written = [], []
-    with tempfile.TemporaryDirectory(dir=given.out) as folder:
+    with tempfile.TemporaryDirectory(dir=out) as folder:
         with CheckpointWriter(Path(folder), keep=2) as writer:
             for step in range(1, ROUNDS + 1):
                 begin = time.perf_counter()
-                values = backend.read_all((*adapters, *state))
+                values = chosen.read_all((*adapters, *state))
                 adapter = options.adapter({name: values.pop(name) for name in adapters}, "")
                 writer.submit(TrainingCheckpoint(Progress(step), {}, adapter, values))
                 held.append(time.perf_counter() - begin)
                 writer.wait()
                 written.append(time.perf_counter() - begin)
         read_checkpoint(Path(folder) / "checkpoints" / f"step-{ROUNDS:08d}")
-    print(f"{size / 1e6:.0f} MB on {backend.name}: a step is held up {max(held):.3f} s, ", end="")
+    print(f"{size / 1e6:.0f} MB on {chosen.name}: a step is held up {max(held):.3f} s, ", end="")
     print(f"the checkpoint is on disk after {max(written):.2f} s")
 
 
