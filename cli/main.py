@@ -12,6 +12,7 @@ from .. import __version__
 from ..graph.errors import BitgraphError
 from .adapters import export, import_, merge
 from .compile import compile_
+from .corpus import corpus
 from .data import data
 from .devices import devices
 from .diff_backends import diff_backends
@@ -41,6 +42,7 @@ _COMMANDS = (
     import_,
     merge,
     compile_,
+    corpus,
     data,
     devices,
     diff_backends,
