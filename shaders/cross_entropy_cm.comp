@@ -5,9 +5,9 @@
 // cross_entropy_cm: what cross_entropy_f16 computes, on matrix units.
 //
 // Reference: op linear_cross_entropy; cross_entropy_merge makes its results of these. WIDTH is a
-// multiple of 32, WARP_N is 32.
+// multiple of 32.
 // Bindings:
-//   0 read  h       f32[ROWS,WIDTH]
+//   0 read  h       f16[TERMS,ROWS,WIDTH]
 //   1 read  table   f16[COLUMNS,WIDTH]
 //   2 read  targets i32[PITCH]
 //   3 read  rows    u32[ROWS]
@@ -17,7 +17,7 @@
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint WIDTH = 32;
 layout(constant_id = 2) const uint COLUMNS = 1;
-layout(constant_id = 3) const uint PASSES = 2;
+layout(constant_id = 3) const uint TERMS = 2;
 layout(constant_id = 4) const uint TILE_M = 128;
 layout(constant_id = 5) const uint TILE_N = 128;
 layout(constant_id = 6) const uint WARP_M = 64;
@@ -27,7 +27,7 @@ layout(constant_id = 9) const uint WORKGROUP = 256;
 layout(constant_id = 10) const uint TILES = 1;
 layout(constant_id = 11) const uint PITCH = 1;
 layout(local_size_x_id = 9) in;
-layout(binding = 0, std430) readonly buffer H4 { vec4 h4[]; };
+layout(binding = 0, std430) readonly buffer H8 { uvec4 h8[]; };
 layout(binding = 1, std430) readonly buffer Table8 { uvec4 table8[]; };
 layout(binding = 2, std430) readonly buffer Targets { int targets[]; };
 layout(binding = 3, std430) readonly buffer Rows { uint rows[]; };
@@ -37,11 +37,11 @@ layout(binding = 6, std430) writeonly buffer Partial { float partial[]; };
 #include "logits_units.glsl"
 
 const float NONE = -1e30;
-shared vec2 strips[WARPS_N * TILE_M];  // the largest and the sum over a subgroup's columns
-shared uint row_ids[TILE_M];           // ROWS for none
+shared vec2 strips[TILE_N / STRIP * TILE_M];  // the largest and the sum over a strip's columns
+shared uint row_ids[TILE_M];                  // ROWS for none
 shared float picked[TILE_M];
 
-// Eight threads side by side have the 32 columns of a subgroup.
+// Eight threads side by side have the 32 columns of a strip.
 void store_quad(uint place, uint column, uvec4 bits) {
   const uint line = place - first_place();
   const uint row = row_ids[line];
@@ -70,16 +70,16 @@ void store_quad(uint place, uint column, uvec4 bits) {
   }
   total = subgroupClusteredAdd(total, 8);
   if (gl_SubgroupInvocationID % 8 == 0) {
-    strips[gl_SubgroupID % WARPS_N * TILE_M + line] = vec2(top, total);
+    strips[(column - first_column()) / STRIP * TILE_M + line] = vec2(top, total);
   }
 }
 
 void write_partial(uint line) {
   float top = NONE, total = 0;
-  [[unroll]] for (uint strip = 0; strip < WARPS_N; strip++) {
+  [[unroll]] for (uint strip = 0; strip < TILE_N / STRIP; strip++) {
     top = max(top, strips[strip * TILE_M + line].x);
   }
-  [[unroll]] for (uint strip = 0; strip < WARPS_N; strip++) {
+  [[unroll]] for (uint strip = 0; strip < TILE_N / STRIP; strip++) {
     const vec2 found = strips[strip * TILE_M + line];
     total += found.y * exp(found.x - top);
   }
@@ -92,7 +92,6 @@ void write_partial(uint line) {
 void main() {
   const uint thread = gl_LocalInvocationIndex;
   if (first_place() < count[0] && first_column() < COLUMNS) {
-    find_rows();
     for (uint line = thread; line < TILE_M; line += WORKGROUP) {
       picked[line] = 0;
       row_ids[line] = ROWS;

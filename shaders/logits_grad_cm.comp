@@ -7,7 +7,7 @@
 // Reference: op linear_cross_entropy_grad, before the product with the table. WIDTH is a multiple of
 // 32, COLUMNS of 4.
 // Bindings:
-//   0 read  h       f32[ROWS,WIDTH]
+//   0 read  h       f16[TERMS,ROWS,WIDTH]
 //   1 read  table   f16[COLUMNS,WIDTH]
 //   2 read  targets i32[PITCH]
 //   3 read  rows    u32[ROWS]
@@ -20,7 +20,7 @@
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint WIDTH = 32;
 layout(constant_id = 2) const uint COLUMNS = 4;
-layout(constant_id = 3) const uint PASSES = 1;
+layout(constant_id = 3) const uint TERMS = 1;
 layout(constant_id = 4) const uint TILE_M = 128;
 layout(constant_id = 5) const uint TILE_N = 128;
 layout(constant_id = 6) const uint WARP_M = 64;
@@ -29,7 +29,7 @@ layout(constant_id = 8) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 9) const uint WORKGROUP = 256;
 layout(constant_id = 10) const uint PITCH = 1;
 layout(local_size_x_id = 9) in;
-layout(binding = 0, std430) readonly buffer H4 { vec4 h4[]; };
+layout(binding = 0, std430) readonly buffer H8 { uvec4 h8[]; };
 layout(binding = 1, std430) readonly buffer Table8 { uvec4 table8[]; };
 layout(binding = 2, std430) readonly buffer Targets { int targets[]; };
 layout(binding = 3, std430) readonly buffer Rows { uint rows[]; };
@@ -59,7 +59,6 @@ void store_quad(uint place, uint column, uvec4 bits) {
 
 void main() {
   if (first_place() < count[0] && first_column() < COLUMNS) {
-    find_rows();
     multiply_tile(first_place(), first_column());
   }
 }

@@ -39,6 +39,7 @@ const uint SIZE_A = TILE_M * PITCH_A;
 const uint PITCH_B = TILE_N / 8 + 1;
 const uint SIZE_B = DEPTH * PITCH_B;
 #define FACTOR float16_t
+#define TERMS 1
 #define SUM float
 #define STAGED uvec4
 #define STAGED_BYTES 16
@@ -77,14 +78,14 @@ void fetch(uint row, uint column, uint k) {
   }
 }
 
-void stage(uint at) {
+void stage() {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    staged[at + item / PARTS_A * PITCH_A + item % PARTS_A] = next_a[i];
+    staged[item / PARTS_A * PITCH_A + item % PARTS_A] = next_a[i];
   }
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    staged[at + SIZE_A + item / PARTS_B * PITCH_B + item % PARTS_B] = next_b[i];
+    staged[SIZE_A + item / PARTS_B * PITCH_B + item % PARTS_B] = next_b[i];
   }
 }
 

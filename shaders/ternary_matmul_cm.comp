@@ -51,6 +51,7 @@ const uint SIZE_A = TILE_M * PITCH_A;
 const uint PITCH_B = DEPTH / 16 + 1;
 const uint SIZE_B = TILE_N * PITCH_B;
 #define FACTOR int8_t
+#define TERMS 1
 #define SUM int
 #define STAGED uvec4
 #define STAGED_BYTES 16
@@ -65,11 +66,11 @@ const uint TILES_N = (COLUMNS + TILE_N - 1) / TILE_N;
 const uint LOADS_A = TILE_M * 4 / WORKGROUP;
 const uint LOADS_B = (TILE_N + WORKGROUP - 1) / WORKGROUP;
 
-// Which column of the tile a place among those of b has. Rotated, a subgroup's two units are half a head
-// apart, so that it has both columns of each pair.
+// Which column of the tile a place among those of b has. Rotated, a strip's two units are half a head
+// apart, so that both columns of each pair are stored together.
 uint column_at(uint place) {
 #ifdef ROTATED
-  return place / WARP_N * UNIT + place % UNIT + place % WARP_N / UNIT * (TILE_N / 2);
+  return place / STRIP * UNIT + place % UNIT + place % STRIP / UNIT * (TILE_N / 2);
 #else
   return place;
 #endif
@@ -120,16 +121,16 @@ uvec4 signed_bytes(uvec4 codes) {
   return ((codes & 0x03030303) | 0x80808080) - 0x01010101 ^ 0x80808080;
 }
 
-void stage(uint at) {
+void stage() {
   const uint thread = gl_LocalInvocationIndex;
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
-    staged[at + (thread + i * WORKGROUP) / 4 * PITCH_A + thread % 4] = next_a[i];
+    staged[(thread + i * WORKGROUP) / 4 * PITCH_A + thread % 4] = next_a[i];
   }
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint line = thread + i * WORKGROUP;
     if (line < TILE_N) {
       [[unroll]] for (uint q = 0; q < 4; q++) {
-        staged[at + SIZE_A + line * PITCH_B + q] = signed_bytes(next_b[i] >> (6 - 2 * q));
+        staged[SIZE_A + line * PITCH_B + q] = signed_bytes(next_b[i] >> (6 - 2 * q));
       }
     }
   }

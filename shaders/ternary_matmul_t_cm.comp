@@ -48,29 +48,30 @@ const uint INNER = 0
   ;
 const uint DEPTH = 32;
 const uint UNIT_K = 16;
-const uint PITCH_A = DEPTH / 4 + 2;  // a row's halves and 16 bytes more, against bank conflicts
+const uint PITCH_A = DEPTH / 8 + 1;  // a row's halves and 16 bytes more, against bank conflicts
 const uint SIZE_A = TILE_M * PITCH_A;
-const uint PITCH_B = TILE_N / 4 + 2;
+const uint PITCH_B = TILE_N / 8 + 1;
 const uint SIZE_B = DEPTH * PITCH_B;
 #define FACTOR float16_t
+#define TERMS 1
 #define SUM float
-#define STAGED uvec2
-#define STAGED_BYTES 8
-#define PLACE_A(k) ((k) / 4)
-#define PLACE_B(column, k) ((k) * PITCH_B + (column) / 4)
+#define STAGED uvec4
+#define STAGED_BYTES 16
+#define PLACE_A(k) ((k) / 8)
+#define PLACE_B(column, k) ((k) * PITCH_B + (column) / 8)
 #define LAYOUT_B gl_CooperativeMatrixLayoutRowMajor
 #define OWN_SQUARES
 #include "units.glsl"
 #include "index.glsl"
 
 const uint TILES_N = COLUMNS / TILE_N;
-const uint QUADS = DEPTH / 4;                         // of a row of x
-const uint LOADS_A = TILE_M * QUADS / WORKGROUP;
-const uint WORDS = TILE_N / 16;                       // of codes of a row of w
-const uint LOADS_B = DEPTH * WORDS / WORKGROUP;
+const uint PARTS_A = DEPTH / 8;  // of a row of x, eight items each
+const uint LOADS_A = TILE_M * PARTS_A / WORKGROUP;
+const uint PARTS_B = TILE_N / 32;  // of a row of w, two words of codes each
+const uint LOADS_B = (DEPTH * PARTS_B + WORKGROUP - 1) / WORKGROUP;
 
-vec4 next_a[LOADS_A];
-uint next_b[LOADS_B];
+vec4 next_a[2 * LOADS_A];
+uvec2 next_b[LOADS_B];
 float next_scale;               // of the pair that they are of
 float own_inverses[LOADS_A];    // of the rows that this thread stages
 
@@ -83,6 +84,7 @@ uint exponent_of(float power, float scale) {
 layout(binding = AT_x@, std430) readonly buffer X@ { vec4 x@[]; };
 layout(binding = AT_power@, std430) readonly buffer Power@ { float power@[]; };
 layout(binding = AT_w@, std430) readonly buffer W@ { uint w@[]; };
+layout(binding = AT_w@, std430) readonly buffer Pairs@ { uvec2 pairs@[]; };
 
 float scale@() {
   return uintBitsToFloat(w@[COLUMNS * INNER@ / 16]);
@@ -91,16 +93,21 @@ float scale@() {
 void fetch@(uint row, uint column, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const uint line = row + item / QUADS;
-    next_a[i] = vec4(0);
+    const uint line = row + item / PARTS_A;
+    next_a[2 * i] = vec4(0);
+    next_a[2 * i + 1] = vec4(0);
     if (line < ROWS) {
-      next_a[i] = x@[(line * INNER@ + k) / 4 + item % QUADS];
+      const uint at = (line * INNER@ + k) / 4 + 2 * (item % PARTS_A);
+      next_a[2 * i] = x@[at];
+      next_a[2 * i + 1] = x@[at + 1];
     }
   }
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const uint line = k + item / WORDS;
-    next_b[i] = w@[(line * COLUMNS + column) / 16 + item % WORDS];
+    if (item < DEPTH * PARTS_B) {
+      const uint line = k + item / PARTS_B;
+      next_b[i] = pairs@[(line * COLUMNS + column) / 32 + item % PARTS_B];
+    }
   }
   next_scale = scale@();
 }
@@ -122,7 +129,7 @@ uint row_exponent(uint row) {
 
 void find_inverses(uint row) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
-    const uint line = row + (gl_LocalInvocationIndex + i * WORKGROUP) / QUADS;
+    const uint line = row + (gl_LocalInvocationIndex + i * WORKGROUP) / PARTS_A;
     own_inverses[i] = uintBitsToFloat((254 - row_exponent(min(line, ROWS - 1))) << 23);
   }
 }
@@ -143,29 +150,41 @@ uint to_halves(uint codes) {
   return odd * 0x3c00 | (odd & ~(codes >> 1)) << 15;
 }
 
-void stage(uint at) {
+uvec2 to_halves(vec4 x) {
+  return uvec2(packHalf2x16(x.xy), packHalf2x16(x.zw));
+}
+
+// Four codes in the low bits of bytes as f16.
+uvec2 weights_of(uint codes) {
+  codes &= 0x03030303;
+  const uint low = codes & 0xff | (codes & 0xff00) << 8;
+  const uint high = codes >> 16 & 0xff | codes >> 8 & 0xff0000;
+  return uvec2(to_halves(low), to_halves(high));
+}
+
+void stage() {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const vec4 quad = next_a[i] * (next_scale * own_inverses[i]);
-    staged[at + item / QUADS * PITCH_A + item % QUADS] =
-        uvec2(packHalf2x16(quad.xy), packHalf2x16(quad.zw));
+    const float factor = next_scale * own_inverses[i];
+    staged[item / PARTS_A * PITCH_A + item % PARTS_A] =
+        uvec4(to_halves(next_a[2 * i] * factor), to_halves(next_a[2 * i + 1] * factor));
   }
   // At shift 6 - 2 q a word of a group has the weights 32 q + 4 word and on (ternary.glsl).
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const uint line = at + SIZE_A + item / WORDS * PITCH_B;
-    [[unroll]] for (uint q = 0; q < 4; q++) {
-      const uint codes = next_b[i] >> (6 - 2 * q) & 0x03030303;
-      const uint low = codes & 0xff | (codes & 0xff00) << 8;
-      const uint high = codes >> 16 & 0xff | codes >> 8 & 0xff0000;
-      const uint word = item % WORDS;
-      staged[line + word / 8 * 32 + 8 * q + word % 8] = uvec2(to_halves(low), to_halves(high));
+    const uint part = item % PARTS_B;
+    const uint line = SIZE_A + item / PARTS_B * PITCH_B + part / 4 * 16 + part % 4;
+    if (item < DEPTH * PARTS_B) {
+      [[unroll]] for (uint q = 0; q < 4; q++) {
+        const uvec2 codes = next_b[i] >> (6 - 2 * q);
+        staged[line + 4 * q] = uvec4(weights_of(codes.x), weights_of(codes.y));
+      }
     }
   }
 }
 
 uvec4 quad_at(uint place) {
-  return uvec4(staged[place], staged[place + 1]);
+  return staged[place];
 }
 
 void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {

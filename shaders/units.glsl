@@ -1,8 +1,9 @@
 // One tile of a matrix product on matrix units (GL_KHR_cooperative_matrix), by one workgroup.
 //
 // A workgroup has TILE_M x TILE_N sums, each subgroup WARP_M x WARP_N of them in registers. Each step
-// takes DEPTH values of k through shared memory: while one half of it is multiplied, the next step's
-// items are on their way, and then fill the other half.
+// takes DEPTH values of k through shared memory: while they are multiplied, the next step's items are on
+// their way to registers. A second half of shared memory would save a barrier, but room for two
+// workgroups at a time is worth more.
 //
 // The includer has the constants INNER, a multiple of DEPTH, TILE_M, TILE_N, WARP_M, WARP_N,
 // SUBGROUP_SIZE and WORKGROUP, and defines
@@ -10,13 +11,15 @@
 //   DEPTH, UNIT_K         values of k of a step, and of one product of two matrices
 //   STAGED, STAGED_BYTES  the vector of uint that shared memory is made of, and its size
 //   PITCH_A, SIZE_A       vectors of a row of a, and of all rows, k along the row
+//   TERMS                 how many matrices a there are, below each other, of which each is multiplied by b
 //   SIZE_B, PITCH_B, LAYOUT_B, PLACE_B(column, k)  the same of b, and where an item of it is
 //   fetch(row, column, k)  reads items from k on into registers
-//   stage(at)              writes them to `staged`: a from `at` on, b from at + SIZE_A on
+//   stage()                writes them to `staged`: a first, b from SIZE_A on
 //   quad_at(place)        16 bytes of `staged` from there on
 //   store_quad(row, column, bits)  takes the bits of four sums of a row; or, with OWN_SQUARES defined,
 //   store_square(row, apart, column, bits)  takes those of the rows row, row + apart, ... together
-// WARP_N / 4 * UNIT is 4 * SUBGROUP_SIZE, so that each thread has four rows of a unit's height.
+// WARP_N is a multiple of STRIP, and STRIP / 4 * UNIT is 4 * SUBGROUP_SIZE, so that each thread has four
+// rows of a unit's height.
 
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
@@ -27,14 +30,16 @@ const uint UNIT = 16;
 const uint UNITS_M = WARP_M / UNIT;
 const uint UNITS_N = WARP_N / UNIT;
 const uint WARPS_N = TILE_N / WARP_N;
-const uint HALF = SIZE_A + SIZE_B;
 const uint APART = UNIT / 4;  // rows between those that a thread stores
-const uint PITCH_SUMS = (WARP_N + 4) * 4 / STAGED_BYTES;
+const uint STRIP = 32;        // columns whose sums are stored together
+const uint PITCH_SUMS = (STRIP + 4) * 4 / STAGED_BYTES;
 
-shared STAGED staged[2 * HALF];
+const uint SIZE_SUMS = WORKGROUP / SUBGROUP_SIZE * UNIT * PITCH_SUMS;
+
+shared STAGED staged[SIZE_A + SIZE_B > SIZE_SUMS ? SIZE_A + SIZE_B : SIZE_SUMS];
 
 void fetch(uint row, uint column, uint k);
-void stage(uint at);
+void stage();
 uvec4 quad_at(uint place);
 #ifdef OWN_SQUARES
 void store_square(uint row, uint apart, uint column, uvec4 bits[4]);
@@ -57,50 +62,51 @@ void multiply_tile(uint row, uint column) {
     sums[i] = coopmat<SUM, gl_ScopeSubgroup, UNIT, UNIT, gl_MatrixUseAccumulator>(0);
   }
   fetch(row, column, 0);
-  stage(0);
   for (uint step = 0; step < INNER; step += DEPTH) {
-    const uint at = step / DEPTH % 2 * HALF;
+    barrier();
+    stage();
     barrier();
     if (step + DEPTH < INNER) {
       fetch(row, column, step + DEPTH);
     }
     [[unroll]] for (uint k = 0; k < DEPTH; k += UNIT_K) {
-      coopmat<FACTOR, gl_ScopeSubgroup, UNIT, UNIT_K, gl_MatrixUseA> a[UNITS_M];
-      [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
-        const uint first = at + (warp_m + m * UNIT) * PITCH_A + PLACE_A(k);
-        coopMatLoad(a[m], staged, first, PITCH_A, gl_CooperativeMatrixLayoutRowMajor);
+      coopmat<FACTOR, gl_ScopeSubgroup, UNIT, UNIT_K, gl_MatrixUseA> a[TERMS * UNITS_M];
+      [[unroll]] for (uint t = 0; t < TERMS; t++) {
+        [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
+          const uint first = (t * TILE_M + warp_m + m * UNIT) * PITCH_A + PLACE_A(k);
+          coopMatLoad(a[t * UNITS_M + m], staged, first, PITCH_A,
+                      gl_CooperativeMatrixLayoutRowMajor);
+        }
       }
       [[unroll]] for (uint n = 0; n < UNITS_N; n++) {
         coopmat<FACTOR, gl_ScopeSubgroup, UNIT_K, UNIT, gl_MatrixUseB> b;
-        const uint first = at + SIZE_A + PLACE_B(warp_n + n * UNIT, k);
+        const uint first = SIZE_A + PLACE_B(warp_n + n * UNIT, k);
         coopMatLoad(b, staged, first, PITCH_B, LAYOUT_B);
         [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
-          sums[m * UNITS_N + n] = coopMatMulAdd(a[m], b, sums[m * UNITS_N + n]);
+          [[unroll]] for (uint t = 0; t < TERMS; t++) {
+            sums[m * UNITS_N + n] = coopMatMulAdd(a[t * UNITS_M + m], b, sums[m * UNITS_N + n]);
+          }
         }
       }
-    }
-    if (step + DEPTH < INNER) {
-      stage(HALF - at);
     }
   }
   // Only matrix units know which thread has which sum, so they go by way of shared memory.
   const uint base = gl_SubgroupID * UNIT * PITCH_SUMS;
   barrier();
-  [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
-    [[unroll]] for (uint n = 0; n < UNITS_N; n++) {
-      const uint first = base + n * UNIT * 4 / STAGED_BYTES;
-      coopMatStore(sums[m * UNITS_N + n], staged, first, PITCH_SUMS,
-                   gl_CooperativeMatrixLayoutRowMajor);
+  [[unroll]] for (uint i = 0; i < UNITS_M * WARP_N / STRIP; i++) {
+    const uint m = i / (WARP_N / STRIP), begin = i % (WARP_N / STRIP) * STRIP;
+    [[unroll]] for (uint n = 0; n < STRIP / UNIT; n++) {
+      coopMatStore(sums[m * UNITS_N + begin / UNIT + n], staged, base + n * UNIT * 4 / STAGED_BYTES,
+                   PITCH_SUMS, gl_CooperativeMatrixLayoutRowMajor);
     }
     subgroupBarrier();
-    const uint line = gl_SubgroupInvocationID / (WARP_N / 4);
-    const uint quad = gl_SubgroupInvocationID % (WARP_N / 4);
+    const uint line = gl_SubgroupInvocationID / (STRIP / 4);
+    const uint quad = gl_SubgroupInvocationID % (STRIP / 4);
     uvec4 bits[4];
-    [[unroll]] for (uint i = 0; i < 4; i++) {
-      const uint place = base + (line + i * APART) * PITCH_SUMS;
-      bits[i] = quad_at(place + quad * 16 / STAGED_BYTES);
+    [[unroll]] for (uint r = 0; r < 4; r++) {
+      bits[r] = quad_at(base + (line + r * APART) * PITCH_SUMS + quad * 16 / STAGED_BYTES);
     }
-    store_square(row + warp_m + m * UNIT + line, APART, column + warp_n + 4 * quad, bits);
+    store_square(row + warp_m + m * UNIT + line, APART, column + warp_n + begin + 4 * quad, bits);
     subgroupBarrier();
   }
 }

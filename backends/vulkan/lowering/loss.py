@@ -14,6 +14,7 @@ from ....graph.tensors import Array, HostValue
 from ....graph.types import DType, tensor
 from ..limits import Limits
 from .calls import Lowering, Meaning, Rule, groups_for, row_ranges, rows_of
+from .linear import row_powers
 from .meanings import arrays
 
 _SCRATCH = 64 << 20
@@ -87,20 +88,18 @@ def _loss(lowering: Lowering, node: Node) -> None:
     listed, targets = _labelled_rows(lowering, labels, ranges)
     tiles = [math.ceil(columns / tile.columns) for _, columns in ranges]
     partial = lowering.scratch(tensor("f32", sum(tiles), 3, pitch))
-    power = {"power": _power(lowering, h)} if on_units else {}
     # The sums of two products with f16 are as good as one with f32.
-    passes = {"PASSES": 2} if on_units else {}
+    factors, terms = _factors(lowering, h, listed, 2 if on_units else 0)
     for k, (begin, columns) in enumerate(ranges):
         sizes = {**_sizes(h, columns), "TILES": tiles[k], "PITCH": pitch}
         lowering.call(
             _kernel("cross_entropy", table, on_units),
             groups_for(tile.count(rows, columns), 1, lowering.limits),
-            {**sizes, **tile.constants, **passes},
-            h=h,
+            {**sizes, **tile.constants, **terms},
             table=rows_of(table, begin, columns),
             targets=rows_of(targets, k, 1),
             **listed,
-            **power,
+            **factors,
             partial=rows_of(partial, sum(tiles[:k]), tiles[k]),
         )
     constants = {"ROWS": rows, "TILES": sum(tiles), "PITCH": pitch}
@@ -121,8 +120,7 @@ def _loss_grad(lowering: Lowering, node: Node) -> None:
     listed, targets = _labelled_rows(lowering, labels, chunks)
     constants = {"COUNT": dh.type.size, "VALUE": 0.0}
     lowering.call("fill", groups_for(dh.type.size, 256, limits), constants, y=dh)
-    power = {"power": _power(lowering, h)} if on_units else {}
-    passes = {"PASSES": 1} if on_units else {}
+    factors, terms = _factors(lowering, h, listed, 1 if on_units else 0)
     scales = {"spread": spread, "peak": peak}
     for k, (begin, columns) in enumerate(chunks):
         part, dz = rows_of(table, begin, columns), lowering.scratch(tensor(dtype, rows, columns))
@@ -130,15 +128,14 @@ def _loss_grad(lowering: Lowering, node: Node) -> None:
         lowering.call(
             _kernel("logits_grad", table, on_units),
             groups_for(tile.count(rows, columns), 1, limits),
-            {**_sizes(h, columns), "PITCH": _pitch(h), **tile.constants, **passes},
-            h=h,
+            {**_sizes(h, columns), "PITCH": _pitch(h), **tile.constants, **terms},
             table=part,
             targets=rows_of(targets, k, 1),
             lse=lse,
             dz=dz,
             **scales,
             **listed,
-            **power,
+            **factors,
         )
         tile = _tile(limits, rows, width, on_units)
         lowering.call(
@@ -153,13 +150,19 @@ def _loss_grad(lowering: Lowering, node: Node) -> None:
         )
 
 
-def _power(lowering: Lowering, h: Value) -> Value:
-    """What each row of h is divided by to be f16."""
+def _factors(
+    lowering: Lowering, h: Value, listed: Mapping[str, Value], terms: int
+) -> tuple[dict[str, Value], dict[str, int]]:
+    """What the logits are made of: h, or its listed rows as sums of so many terms of f16."""
+    if not terms:
+        return {"h": h}, {}
     rows, width = h.type.shape
+    halves = lowering.scratch(tensor("f16", terms, rows, width))
     power = lowering.scratch(tensor("f32", rows))
+    constants = {"ROWS": rows, "WIDTH": width, "TERMS": terms}
     groups = groups_for(rows, 1, lowering.limits)
-    lowering.call("row_power", groups, {"ROWS": rows, "COLUMNS": width}, x=h, y=power)
-    return power
+    lowering.call("listed_halves", groups, constants, h=h, **listed, power=power, halves=halves)
+    return {"h": halves, "power": power}, {"TERMS": terms}
 
 
 def _labelled_rows(
@@ -270,7 +273,24 @@ def _logits(operands: Mapping[str, HostValue]) -> tuple[Array, Array, Array]:
     """Listed rows, their logits for this part of the table, and the columns of their labels."""
     rows = _listed(operands)
     h, table, targets = arrays(operands, "h", "table", "targets")
-    return rows, h[rows] @ table.astype(np.float32).T, targets.reshape(-1)[rows]
+    if "power" in operands:
+        (power,) = arrays(operands, "power")
+        listed = h[:, : rows.size].astype(np.float32).sum(axis=0) * power[rows, None]
+    else:
+        listed = h[rows]
+    return rows, listed @ table.astype(np.float32).T, targets.reshape(-1)[rows]
+
+
+def _listed_halves_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
+    rows = _listed(operands)
+    h, power, halves = arrays(operands, "h", "power", "halves")
+    power[rows] = row_powers(h[rows])
+    rest = h[rows] / power[rows, None]
+    for term in halves:
+        term[: rows.size] = rest
+        rest = rest - term[: rows.size].astype(np.float32)
 
 
 def _listed(operands: Mapping[str, HostValue]) -> Array:
@@ -289,6 +309,7 @@ RULES: dict[str, Rule] = {
 }
 MEANINGS: dict[str, Meaning] = {
     "labelled_rows": _labelled_rows_meaning,
+    "listed_halves": _listed_halves_meaning,
     "cross_entropy_merge": _merge_meaning,
     **_for_all("cross_entropy", _cross_entropy_meaning),
     **_for_all("logits_grad", _logits_grad_meaning),

@@ -1,0 +1,62 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+// listed_halves: the listed rows of h one after the other as sums of TERMS rows of f16, each divided by
+// the power of two that row_power gives of it: what the first term is short of h is in the second. One
+// workgroup a row.
+//
+// Reference: the operands of cross_entropy_cm and logits_grad_cm. WIDTH is a multiple of 4.
+// Bindings:
+//   0 read  h      f32[ROWS,WIDTH]
+//   1 read  rows   u32[ROWS]
+//   2 read  count  u32[1]
+//   3 write power  f32[ROWS]
+//   4 write halves f16[TERMS,ROWS,WIDTH]
+layout(constant_id = 0) const uint ROWS = 1;
+layout(constant_id = 1) const uint WIDTH = 4;
+layout(constant_id = 2) const uint TERMS = 1;
+layout(local_size_x = 256) in;
+layout(binding = 0, std430) readonly buffer H4 { vec4 h4[]; };
+layout(binding = 1, std430) readonly buffer Rows { uint rows[]; };
+layout(binding = 2, std430) readonly buffer Count { uint count[]; };
+layout(binding = 3, std430) writeonly buffer Power { float power[]; };
+layout(binding = 4, std430) writeonly buffer Halves { uvec2 halves[]; };
+#include "index.glsl"
+#include "reduce.glsl"
+
+const uint WIDTH4 = WIDTH / 4;
+
+float power_of(uint row) {
+  float largest = 0;
+  for (uint i = gl_LocalInvocationIndex; i < WIDTH4; i += gl_WorkGroupSize.x) {
+    const vec4 quad = abs(h4[row * WIDTH4 + i]);
+    largest = max(max(max(quad.x, quad.y), max(quad.z, quad.w)), largest);
+  }
+  // The order of positive floats is that of their bits, whose top is the exponent.
+  const uint exponent = workgroup_max(floatBitsToUint(largest)) >> 23;
+  return uintBitsToFloat(clamp(exponent, 1, 253) << 23);
+}
+
+void main() {
+  const uint place = group();
+  if (place < ROWS && place < count[0]) {
+    const uint row = rows[place];
+    const float divisor = power_of(row);
+    if (gl_LocalInvocationIndex == 0) {
+      power[row] = divisor;
+    }
+    for (uint i = gl_LocalInvocationIndex; i < WIDTH4; i += gl_WorkGroupSize.x) {
+      vec4 rest = h4[row * WIDTH4 + i] / divisor;
+      for (uint term = 0; term < TERMS; term++) {
+        // What f16 holds, cut off: NVIDIA's compiler takes what is rounded and widened for x itself.
+        vec4 part = rest;
+        if (term + 1 < TERMS) {
+          part = uintBitsToFloat(floatBitsToUint(rest) & 0xFFFFE000);
+        }
+        rest -= part;
+        halves[(term * ROWS + place) * WIDTH4 + i] =
+            uvec2(packHalf2x16(part.xy), packHalf2x16(part.zw));
+      }
+    }
+  }
+}
