@@ -30,25 +30,34 @@ _LARGEST = np.float32(8192)
 
 @dataclass(frozen=True)
 class _Tile:
-    """What a workgroup of 256 computes: see tile.glsl and, for matrix units, units.glsl."""
+    """What a workgroup computes: see tile.glsl and, for matrix units, units.glsl.
+
+    Attributes:
+        rows, columns: of the logits or of their gradient.
+        terms: of each row of h, on matrix units; 0 without these.
+    """
 
     rows: int
     columns: int
-    on_units: bool = False
+    terms: int = 0
 
     @property
     def constants(self) -> dict[str, int]:
         """The specialization constants."""
-        size = {"TILE_M": self.rows, "TILE_N": self.columns, "WORKGROUP": 256}
-        if self.on_units:
-            return {**size, "WARP_M": self.rows // 2, "WARP_N": 32, "SUBGROUP_SIZE": 32}
-        return {**size, "QUADS_M": self.rows // 64, "QUADS_N": self.columns // 64}
+        size = {"TILE_M": self.rows, "TILE_N": self.columns}
+        if not self.terms:
+            quads = {"QUADS_M": self.rows // 64, "QUADS_N": self.columns // 64}
+            return {**size, **quads, "WORKGROUP": 256}
+        # Wide parts need fewer loads from shared memory, but two terms leave no registers for them.
+        warp = {"WARP_M": self.rows // 2, "WARP_N": 64 if self.terms == 1 else 32}
+        subgroups = 2 * self.columns // warp["WARP_N"]
+        return {**size, **warp, "SUBGROUP_SIZE": 32, "WORKGROUP": 32 * subgroups}
 
     @property
     def shared_memory(self) -> int:
         """Bytes that the kernels declare at most."""
-        if self.on_units:
-            return 160 * (self.rows + self.columns) + 40 * self.rows
+        if self.terms:
+            return 80 * (self.terms * self.rows + self.columns) + 40 * self.rows
         return 64 * (self.rows + self.columns + 8) + 8 * self.rows
 
     def count(self, rows: int, columns: int) -> int:
@@ -57,12 +66,16 @@ class _Tile:
 
 
 _TILES = (_Tile(128, 128), _Tile(64, 128), _Tile(64, 64))
-_UNIT_TILES = (_Tile(128, 128, True), _Tile(64, 128, True))
+_MOST_TERMS = 2
 
 
-def _tile(limits: Limits, rows: int, columns: int, on_units: bool) -> _Tile:
+def _unit_tiles(terms: int) -> tuple[_Tile, ...]:
+    return _Tile(128, 128, terms), _Tile(64, 128, terms)
+
+
+def _tile(limits: Limits, rows: int, columns: int, terms: int) -> _Tile:
     """The largest tile that fits the device and leaves many workgroups something to do."""
-    tiles = _UNIT_TILES if on_units else _TILES
+    tiles = _unit_tiles(terms) if terms else _TILES
     for tile in tiles:
         busy = tile.count(rows, columns) >= _WORKGROUPS_WANTED and tile.rows <= rows
         if busy and tile.shared_memory <= limits.shared_memory:
@@ -73,7 +86,7 @@ def _tile(limits: Limits, rows: int, columns: int, on_units: bool) -> _Tile:
 def _on_units(limits: Limits, h: Value, table: Value) -> bool:
     """Whether the kernels for matrix units can be used."""
     able = "cooperative_matrix_f16" in limits.features and limits.subgroup == 32
-    fits = max(tile.shared_memory for tile in _UNIT_TILES) <= limits.shared_memory
+    fits = max(tile.shared_memory for tile in _unit_tiles(_MOST_TERMS)) <= limits.shared_memory
     whole = h.type.shape[1] % 32 == 0 and table.type.shape[0] % 32 == 0
     return able and fits and whole and table.type.dtype is DType.F16
 
@@ -83,19 +96,20 @@ def _loss(lowering: Lowering, node: Node) -> None:
     nll, lse = node.outputs
     rows, pitch = h.type.shape[0], _pitch(h)
     on_units = _on_units(lowering.limits, h, table)
-    tile = _tile(lowering.limits, rows, table.type.shape[0], on_units)
+    # The sums of two products with f16 are as good as one with f32.
+    terms = _MOST_TERMS if on_units else 0
+    tile = _tile(lowering.limits, rows, table.type.shape[0], terms)
     ranges = _ranges(lowering.limits, table, table.type.shape[0])
     listed, targets = _labelled_rows(lowering, labels, ranges)
     tiles = [math.ceil(columns / tile.columns) for _, columns in ranges]
     partial = lowering.scratch(tensor("f32", sum(tiles), 3, pitch))
-    # The sums of two products with f16 are as good as one with f32.
-    factors, terms = _factors(lowering, h, listed, 2 if on_units else 0)
+    factors, counted = _factors(lowering, h, listed, terms)
     for k, (begin, columns) in enumerate(ranges):
         sizes = {**_sizes(h, columns), "TILES": tiles[k], "PITCH": pitch}
         lowering.call(
             _kernel("cross_entropy", table, on_units),
             groups_for(tile.count(rows, columns), 1, lowering.limits),
-            {**sizes, **tile.constants, **terms},
+            {**sizes, **tile.constants, **counted},
             table=rows_of(table, begin, columns),
             targets=rows_of(targets, k, 1),
             **listed,
@@ -120,15 +134,16 @@ def _loss_grad(lowering: Lowering, node: Node) -> None:
     listed, targets = _labelled_rows(lowering, labels, chunks)
     constants = {"COUNT": dh.type.size, "VALUE": 0.0}
     lowering.call("fill", groups_for(dh.type.size, 256, limits), constants, y=dh)
-    factors, terms = _factors(lowering, h, listed, 1 if on_units else 0)
+    terms = 1 if on_units else 0
+    factors, counted = _factors(lowering, h, listed, terms)
     scales = {"spread": spread, "peak": peak}
     for k, (begin, columns) in enumerate(chunks):
         part, dz = rows_of(table, begin, columns), lowering.scratch(tensor(dtype, rows, columns))
-        tile = _tile(limits, rows, columns, on_units)
+        tile = _tile(limits, rows, columns, terms)
         lowering.call(
             _kernel("logits_grad", table, on_units),
             groups_for(tile.count(rows, columns), 1, limits),
-            {**_sizes(h, columns), "PITCH": _pitch(h), **tile.constants, **terms},
+            {**_sizes(h, columns), "PITCH": _pitch(h), **tile.constants, **counted},
             table=part,
             targets=rows_of(targets, k, 1),
             lse=lse,
@@ -137,7 +152,7 @@ def _loss_grad(lowering: Lowering, node: Node) -> None:
             **listed,
             **factors,
         )
-        tile = _tile(limits, rows, width, on_units)
+        tile = _tile(limits, rows, width, terms)
         lowering.call(
             _kernel("rows_grad", table, on_units),
             groups_for(tile.count(rows, width), 1, limits),

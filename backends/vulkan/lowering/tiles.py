@@ -55,12 +55,12 @@ def _plain(rows: int, columns: int, quads_m: int = 1, quads_n: int = 1) -> Tile:
 
 
 def _units(rows: int, columns: int, warp_m: int, warp_n: int) -> Tile:
-    """A tile for units.glsl, of eight subgroups."""
+    """A tile for units.glsl, of subgroups with so many sums each."""
     inside = (("WARP_M", warp_m), ("WARP_N", warp_n), ("SUBGROUP_SIZE", _SUBGROUP))
-    return Tile(rows, columns, inside, 8 * _SUBGROUP)
+    return Tile(rows, columns, inside, rows // warp_m * (columns // warp_n) * _SUBGROUP)
 
 
-_UNIT_TILES = (_units(128, 128, 64, 32), _units(64, 128, 32, 32))
+_UNIT_TILES = (_units(128, 128, 64, 64), _units(64, 128, 32, 32))
 
 
 def tile_for(rows: int, columns: int) -> Tile:
@@ -80,9 +80,9 @@ def tile_for(rows: int, columns: int) -> Tile:
 def unit_tile_for(rows: int, columns: int, limits: Limits) -> Tile | None:
     """A tile for matrix units, the large one if it keeps the device busy; None if none fits.
 
-    Shared memory holds, twice, 64 + 16 bytes for each row and column at most.
+    Shared memory holds 64 + 16 bytes for each row and column.
     """
-    fitting = [t for t in _UNIT_TILES if 160 * (t.rows + t.columns) <= limits.shared_memory]
+    fitting = [t for t in _UNIT_TILES if 80 * (t.rows + t.columns) <= limits.shared_memory]
     if limits.subgroup != _SUBGROUP or not fitting:
         return None
     busy = (tile for tile in fitting if tile.count(rows, columns) >= _UNIT_GROUPS_WANTED)
