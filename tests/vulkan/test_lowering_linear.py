@@ -191,7 +191,7 @@ def test_matrix_units_on_device(op, case):
 def test_matrix_units_are_left_alone_where_they_do_not_fit():
     codes = product_case("ternary_matmul", 40, 512, 96, dtypes=CODES)
     floats = product_case("ternary_matmul_t", 40, 512, 128, dtypes=SMOOTH)
-    for limits in (replace(UNITS, shared_memory=16384), replace(UNITS, subgroup=64)):
+    for limits in (replace(UNITS, shared_memory=8192), replace(UNITS, subgroup=64)):
         assert kernels_of(OPS["ternary_matmul"], codes, limits) == ["ternary_matmul"]
         assert "row_power" not in kernels_of(OPS["ternary_matmul_t"], floats, limits)
 
