@@ -17,6 +17,8 @@ _UNIT_GROUPS_WANTED = 128
 """The same for matrix units, whose tiles are worth more the larger they are."""
 _INNER_WANTED = 128
 """Inner length that makes a part worth its second stage."""
+_INNER_OF_LARGE = 256
+"""The same for parts of a large tile."""
 _LANES = (32, 16, 8, 4, 2, 1)
 _SUBGROUP = 32
 """Threads of a subgroup for which the tiles of matrix units are cut."""
@@ -63,8 +65,11 @@ def _units(rows: int, columns: int, warp_m: int, warp_n: int) -> Tile:
 _UNIT_TILES = (_units(128, 128, 64, 32), _units(64, 128, 32, 32))
 
 
-def tile_for(rows: int, columns: int) -> Tile:
-    """A tile for a product of that size: as narrow as the product, small where tiles are few."""
+def tile_for(rows: int, columns: int, inner: int) -> Tile:
+    """A tile for a product of that size: as narrow as the product, small where tiles are few.
+
+    A long inner axis makes up for tiles, as it is split (`parts_for`).
+    """
     if rows <= 16:
         return _plain(16, 128)
     if columns <= 16:
@@ -74,7 +79,9 @@ def tile_for(rows: int, columns: int) -> Tile:
     if columns <= 32:
         return _plain(128, 32, 2, 1)
     large = _plain(128, 64, 2, 1)
-    return large if large.count(rows, columns) >= _GROUPS_WANTED else _plain(64, 64)
+    parts = max(1, inner // _INNER_OF_LARGE)
+    busy = rows > 64 and large.count(rows, columns) * parts >= _GROUPS_WANTED
+    return large if busy else _plain(64, 64)
 
 
 def unit_tile_for(rows: int, columns: int, limits: Limits) -> Tile | None:
