@@ -1,4 +1,4 @@
-"""Rules and meanings of the kernels for the family `loss`: the cross-entropy and its gradient.
+"""Rules and meanings of the kernels for the family `loss`: the cross-entropy and its gradients.
 
 Both work on the rows that have a label, and on some rows of the table at a time.
 """
@@ -13,7 +13,8 @@ from ....graph.ir import Node, Value
 from ....graph.tensors import Array, HostValue
 from ....graph.types import DType, tensor
 from ..limits import Limits
-from .calls import Lowering, Meaning, Rule, groups_for, row_ranges, rows_of
+from .calls import Lowering, Meaning, Part, Rule, groups_for, row_ranges, rows_of
+from .linear import part_of_inner, tiled_product
 from .meanings import arrays
 
 _SCRATCH = 64 << 20
@@ -153,6 +154,35 @@ def _loss_grad(lowering: Lowering, node: Node) -> None:
         )
 
 
+def _table_grad(lowering: Lowering, node: Node) -> None:
+    spread, peak, h, table, labels, lse = node.inputs
+    (dtable,) = node.outputs
+    rows, width = h.type.shape
+    limits = lowering.limits
+    chunks = _ranges(limits, table, min(_SCRATCH, limits.max_range) // (rows * 4))
+    listed, targets = _labelled_rows(lowering, labels, chunks)
+    dz = lowering.scratch(tensor("f32", rows, chunks[0][1]))
+    for k, (begin, columns) in enumerate(chunks):
+        tile = _tile(limits, rows, columns, on_units=False)
+        gradients = Part(dz, 0, tensor("f32", rows, columns))
+        lowering.call(
+            _kernel("logits_grad", table, on_units=False),
+            groups_for(tile.count(rows, columns), 1, limits),
+            {**_sizes(h, columns), "PITCH": _pitch(h), **tile.constants},
+            h=h,
+            table=rows_of(table, begin, columns),
+            targets=rows_of(targets, k, 1),
+            lse=lse,
+            dz=gradients,
+            spread=spread,
+            peak=peak,
+            **listed,
+        )
+        part = rows_of(dtable, begin, columns)
+        sizes = (columns, rows, width)
+        tiled_product(lowering, "table_grad", sizes, dz=gradients, h=h, **listed, y=part)
+
+
 def _power(lowering: Lowering, h: Value) -> Value:
     """What each row of h is divided by to be f16."""
     rows, width = h.type.shape
@@ -259,6 +289,16 @@ def _rows_grad_meaning(
     dh[rows] += dz[: rows.size].astype(np.float32) @ table.astype(np.float32) * scale
 
 
+def _table_grad_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
+    dz, h, y = arrays(operands, "dz", "h", "y")
+    rows, step = _listed(operands), part_of_inner(constants)
+    for k, target in enumerate(y.reshape(-1, dz.shape[1], h.shape[1])):
+        some = rows[k * step : (k + 1) * step]
+        target[...] = dz[k * step : k * step + some.size].T @ h[some]
+
+
 def _gradient_scale(operands: Mapping[str, HostValue]) -> Array:
     """What a listed row's gradient is divided by, as a column; see gradient_scale.glsl."""
     spread, peak = (np.abs(x[_listed(operands)]) for x in arrays(operands, "spread", "peak"))
@@ -286,10 +326,12 @@ def _for_all(name: str, meaning: Meaning) -> dict[str, Meaning]:
 RULES: dict[str, Rule] = {
     "linear_cross_entropy": _loss,
     "linear_cross_entropy_grad": _loss_grad,
+    "linear_cross_entropy_table_grad": _table_grad,
 }
 MEANINGS: dict[str, Meaning] = {
     "labelled_rows": _labelled_rows_meaning,
     "cross_entropy_merge": _merge_meaning,
+    "table_grad": _table_grad_meaning,
     **_for_all("cross_entropy", _cross_entropy_meaning),
     **_for_all("logits_grad", _logits_grad_meaning),
     **_for_all("rows_grad", _rows_grad_meaning),
