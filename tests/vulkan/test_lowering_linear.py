@@ -98,6 +98,15 @@ MORE = [
     param("matmul", 70, 8, 1408, transpose_b=False),
     param("contract_rows", 16, 700, 132),
     param("contract_rows", 133, 515, 24),
+    # The gradients of whole weights: few tiles, many rows.
+    param("contract_rows", 130, 1100, 200),
+    param("contract_rows", 256, 4096, 128),
+    # What the smooth graph has in the place of ternary weights.
+    param("ternary_matmul", 70, 100, 130, dtypes="f32 f32"),
+    param("ternary_matmul", 3, 130, 20, dtypes="f32 f32"),
+    param("ternary_matmul", 20, 61, 70, dtypes="q8 f32"),
+    param("ternary_matmul_t", 30, 640, 384, dtypes="f32 f32"),
+    param("ternary_matmul_t", 5, 7, 3, dtypes="f32 f32"),
     # The head and the gradient of its input.
     param("matmul", 1, 256, 1000, dtypes=HALF),
     param("matmul", 3, 9, 50, dtypes=HALF),
@@ -107,7 +116,7 @@ MORE = [
     param("matmul", 12, 11, 5, dtypes=HALF, transpose_b=False),
 ]
 ALL = [*fixed_cases(FAMILY), *MORE]
-QUANTIZED = [p for p in ALL if p.values[1].operands[0].type.dtype == "q8"]
+QUANTIZED = [p for p in ALL if [o.type.dtype for o in p.values[1].operands] == CODES.split()]
 ON_UNITS = [
     param("ternary_matmul", 40, 512, 96, dtypes=CODES),
     param("ternary_matmul", 9, 128, 4, dtypes=CODES),
@@ -132,7 +141,7 @@ def assert_right(
     values: dict[str, HostValue],
     halves: bool = False,
 ) -> None:
-    quantized = graph.inputs[0].value.type.dtype == "q8"
+    quantized = [item.value.type.dtype for item in graph.inputs] == CODES.split()
     tolerance = EXACT if quantized else ROUNDED if halves else SUMMED
     for name, expected in evaluate(graph, values).items():
         assert_close(given[name], expected, tolerance)

@@ -14,6 +14,8 @@ from op_cases import assert_close, fixed_cases, one_op_graph
 from vulkan_cases import RUNS, Run, device_limits, run_on_device, values_of
 
 LOSS, GRAD = OPS["linear_cross_entropy"], OPS["linear_cross_entropy_grad"]
+TABLE_GRAD = OPS["linear_cross_entropy_table_grad"]
+ALL = (LOSS, GRAD, TABLE_GRAD)
 TOLERANCE = 2e-5
 """Beside the largest element: exponentials, and sums of thousands of terms in another order."""
 FLOOR = 1e-3
@@ -51,13 +53,13 @@ def assert_right(
 
 @pytest.mark.parametrize("limits", [SPLIT, LARGE], ids=["split", "large"])
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize(("op", "case"), fixed_cases((LOSS, GRAD)))
+@pytest.mark.parametrize(("op", "case"), fixed_cases(ALL))
 def test_fixed_cases(op: OpDef, case: Case, run: Run, limits: Limits) -> None:
     assert_right(op, case, run, limits)
 
 
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("op", [LOSS, GRAD], ids=lambda op: op.name)
+@pytest.mark.parametrize("op", ALL, ids=lambda op: op.name)
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -70,7 +72,23 @@ def test_fixed_cases(op: OpDef, case: Case, run: Run, limits: Limits) -> None:
     ids=lambda sizes: "x".join(map(str, sizes[:4])),
 )
 def test_labels(op: OpDef, sizes: tuple[int, int, int, str, list[int]], run: Run) -> None:
+    if op is TABLE_GRAD:
+        sizes = (*sizes[:3], "f32", sizes[4])
     assert_right(op, case_of(op, *sizes), run, LARGE)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("labels", [[-1, 5, 8], [3]], ids=["some", "all"])
+@pytest.mark.parametrize("is_cut", [False, True], ids=["whole", "cut"])
+def test_table_gradients_of_many_rows(is_cut: bool, labels: list[int], run: Run) -> None:
+    """The list of rows is cut, and so is the table where its logits are large for the device."""
+    limits = replace(LARGE, max_range=1 << (20 if is_cut else 27))
+    case = case_of(TABLE_GRAD, 1500, 20, 500 if is_cut else 100, "f32", labels)
+    plan = make_plan(one_op_graph(TABLE_GRAD, case), limits)
+    kernels = [dispatch.kernel for dispatch in plan.schedule.dispatches]
+    assert kernels.count("table_grad") == (4 if is_cut else 1)
+    assert kernels[-1] == "sum_parts"
+    assert_right(TABLE_GRAD, case, run, limits)
 
 
 @pytest.mark.parametrize("run", RUNS)
