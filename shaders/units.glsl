@@ -9,8 +9,9 @@
 //   FACTOR, SUM           types of what is multiplied and added
 //   DEPTH, UNIT_K         values of k of a step, and of one product of two matrices
 //   STAGED, STAGED_BYTES  the vector of uint that shared memory is made of, and its size
-//   PITCH_A, SIZE_A       vectors of a row of a, and of all rows, k along the row
-//   SIZE_B, PITCH_B, LAYOUT_B, PLACE_B(column, k)  the same of b, and where an item of it is
+//   SIZE_A, PITCH_A, LAYOUT_A, PLACE_A(row, k)  vectors of a, from one of its lines to the next, whether
+//                         lines are rows or columns, and where an item of it is
+//   SIZE_B, PITCH_B, LAYOUT_B, PLACE_B(column, k)  the same of b
 //   fetch(row, column, k)  reads items from k on into registers
 //   stage(at)              writes them to `staged`: a from `at` on, b from at + SIZE_A on
 //   quad_at(place)        16 bytes of `staged` from there on
@@ -67,8 +68,8 @@ void multiply_tile(uint row, uint column) {
     [[unroll]] for (uint k = 0; k < DEPTH; k += UNIT_K) {
       coopmat<FACTOR, gl_ScopeSubgroup, UNIT, UNIT_K, gl_MatrixUseA> a[UNITS_M];
       [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
-        const uint first = at + (warp_m + m * UNIT) * PITCH_A + PLACE_A(k);
-        coopMatLoad(a[m], staged, first, PITCH_A, gl_CooperativeMatrixLayoutRowMajor);
+        const uint first = at + PLACE_A(warp_m + m * UNIT, k);
+        coopMatLoad(a[m], staged, first, PITCH_A, LAYOUT_A);
       }
       [[unroll]] for (uint n = 0; n < UNITS_N; n++) {
         coopmat<FACTOR, gl_ScopeSubgroup, UNIT_K, UNIT, gl_MatrixUseB> b;

@@ -6,7 +6,7 @@ from typing import Protocol
 from ...graph.ir import Node
 from .elementwise import ElementwiseChains
 from .pattern import Pattern
-from .products import LowProducts, Product, ProductGradients, WeightGradients
+from .products import CodeGradients, LowProducts, Product, ProductGradients, WeightGradients
 from .updates import Updates
 from .view import View
 
@@ -114,7 +114,7 @@ ATTENTION_GRAD_ROPE = Pattern(
 )
 """Gradients for rotated queries and keys, turned back where they are written."""
 
-PRODUCTS = (ProductGradients(), WeightGradients(), Product(), LowProducts())
+PRODUCTS = (ProductGradients(), CodeGradients(), WeightGradients(), Product(), LowProducts())
 """Groups around matrix products, which take the sums before and behind them."""
 
 ELEMENTWISE = ElementwiseChains("elementwise")

@@ -7,7 +7,6 @@ import numpy.typing as npt
 import pytest
 import vulkan_cases
 from bitgraph.backends.numpy.evaluate import evaluate
-from bitgraph.backends.vulkan.kernels import kernel
 from bitgraph.backends.vulkan.layout import to_bytes
 from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.backends.vulkan.lowering.linear import MEANINGS
@@ -31,7 +30,14 @@ from bitgraph.graph.tensors import HostValue, Quantized, Ternary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_cases import assert_close, fixed_cases, one_op_graph, random_cases
-from vulkan_cases import device_limits, kernel_device, run_on_device, simulate, values_of
+from vulkan_cases import (
+    assert_heads,
+    device_limits,
+    kernel_device,
+    run_on_device,
+    simulate,
+    values_of,
+)
 
 NAMES = ("ternary_matmul", "ternary_matmul_t", "matmul", "contract_rows")
 FAMILY = [OPS[name] for name in NAMES]
@@ -324,14 +330,4 @@ def test_padding_of_codes_is_never_used(monkeypatch):
 @pytest.mark.parametrize("target", ["vulkan1.2", "vulkan1.3"])
 def test_kernels_are_what_their_heads_say(target):
     """Those for matrix units too, which no CPU device runs."""
-    from bitgraph.backends.vulkan.compiler import compile_shaders
-    from bitgraph.backends.vulkan.device import SHADERS
-    from bitgraph.backends.vulkan.spirv import reflect
-
-    sources = {name: SHADERS / f"{name}.comp" for name in MEANINGS}
-    for name, spirv in compile_shaders(sources, [SHADERS], target).items():
-        interface, record = reflect(spirv, name), kernel(name)
-        assert tuple(interface.constants) == record.constants, name
-        for binding, parameter in zip(interface.bindings, record.parameters, strict=True):
-            assert binding.readable == (parameter.access is not Access.WRITE), name
-            assert binding.writable == (parameter.access is not Access.READ), name
+    assert_heads(MEANINGS, target)

@@ -176,11 +176,14 @@ def _ternary_matmul_t(lowering: Lowering, node: Node) -> None:
 
 
 def row_power(lowering: Lowering, x: Value) -> Value:
-    """The power of two near the largest magnitude of each row."""
+    """The power of two near the largest magnitude of each row, computed once for each x."""
+    if x.name in lowering.row_powers:
+        return lowering.row_powers[x.name]
     rows, columns = x.type.shape
     power = lowering.scratch(tensor("f32", rows))
     constants = {"ROWS": rows, "COLUMNS": columns}
     lowering.call("row_power", groups_for(rows, 1, lowering.limits), constants, x=x, y=power)
+    lowering.row_powers[x.name] = power
     return power
 
 

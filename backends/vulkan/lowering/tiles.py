@@ -84,15 +84,17 @@ def tile_for(rows: int, columns: int, inner: int) -> Tile:
     return large if busy else _plain(64, 64)
 
 
-def unit_tile_for(rows: int, columns: int, limits: Limits) -> Tile | None:
+def unit_tile_for(rows: int, columns: int, limits: Limits, inner: int = 1) -> Tile | None:
     """A tile for matrix units, the large one if it keeps the device busy; None if none fits.
 
-    Shared memory holds, twice, 64 + 16 bytes for each row and column at most.
+    The inner axis only counts where it is split (`parts_for`). Shared memory holds, twice, 64 + 16
+    bytes for each row and column at most.
     """
     fitting = [t for t in _UNIT_TILES if 160 * (t.rows + t.columns) <= limits.shared_memory]
     if limits.subgroup != _SUBGROUP or not fitting:
         return None
-    busy = (tile for tile in fitting if tile.count(rows, columns) >= _UNIT_GROUPS_WANTED)
+    parts = max(1, inner // _INNER_OF_LARGE)
+    busy = (t for t in fitting if t.count(rows, columns) * parts >= _UNIT_GROUPS_WANTED)
     return next(busy, fitting[-1])
 
 
