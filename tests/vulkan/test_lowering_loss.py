@@ -7,9 +7,12 @@ import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.backends.vulkan.plan import make_plan
+from bitgraph.graph.build import GraphBuilder
+from bitgraph.graph.ir import Role
 from bitgraph.graph.ops import OPS
 from bitgraph.graph.ops.draws import constant, operand
 from bitgraph.graph.ops.record import Case, OpDef
+from bitgraph.passes.fuse.fuse import Fuse
 from op_cases import assert_close, fixed_cases, one_op_graph
 from vulkan_cases import RUNS, Run, device_limits, run_on_device, values_of
 
@@ -89,6 +92,25 @@ def test_table_gradients_of_many_rows(is_cut: bool, labels: list[int], run: Run)
     assert kernels.count("table_grad") == (4 if is_cut else 1)
     assert kernels[-1] == "sum_parts"
     assert_right(TABLE_GRAD, case, run, limits)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("max_range", [1 << 27, 1 << 18], ids=["whole", "cut"])
+def test_both_gradients_share_a_softmax(max_range: int, run: Run) -> None:
+    limits = replace(LARGE, max_range=max_range)
+    case = case_of(TABLE_GRAD, 300, 33, 700, "f32", [5, -1, 699])
+    b = GraphBuilder("gradients")
+    operands = [b.add_input(f"x{k}", item.type, Role.INPUT) for k, item in enumerate(case.operands)]
+    both = b.finish((b.op(GRAD.name, *operands), b.op(TABLE_GRAD.name, *operands)))
+    graph = Fuse()(both)
+    assert [node.attributes["pattern"] for node in graph.nodes] == ["loss_gradients"]
+    kernels = [dispatch.kernel for dispatch in make_plan(graph, limits).schedule.dispatches]
+    assert kernels.count("logits_grad_f32") == kernels.count("table_grad")
+    assert (kernels.count("table_grad") == 1) == (max_range == 1 << 27)
+    values = values_of(graph, case)
+    outputs = run(graph, values, limits)
+    for name, want in evaluate(both, values).items():
+        assert_close(outputs[name], want, TOLERANCE, FLOOR)
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -79,7 +79,7 @@ def ternary_product(lowering: Lowering, x: Value, w: Value, y: Value, extras: Ex
     """Y = x w^T and what is added to it, with ternary weights."""
     sizes = (*x.type.shape, w.type.shape[0])
     if x.type.dtype is not DType.Q8:
-        tiled_product(lowering, "ternary_matmul_f32", sizes, extras=extras, x=x, w=w, y=y)
+        tiled_product(lowering, "ternary_matmul_f32", sizes, {"x": x, "w": w}, y, extras=extras)
     elif _is_matvec(x):
         _ternary_matvec(lowering, sizes, x, w, y, extras)
     else:
@@ -207,8 +207,8 @@ def ternary_products_t(
         if some[0].power is None:
             (term,) = some
             extras = Extras(term.low, term.weight, added)
-            x, w, sizes = term.x, term.w, (*term.x.type.shape, y.type.shape[1])
-            tiled_product(lowering, "ternary_matmul_t", sizes, extras=extras, x=x, w=w, y=target)
+            sizes, factors = (*term.x.type.shape, y.type.shape[1]), {"x": term.x, "w": term.w}
+            tiled_product(lowering, "ternary_matmul_t", sizes, factors, target, extras=extras)
         else:
             _ternary_units_t(lowering, some, target, added)
         added = target
@@ -246,12 +246,13 @@ def _contract_rows(lowering: Lowering, node: Node) -> None:
     a, b = node.inputs
     inner, rows = a.type.shape
     sizes = (rows, inner, b.type.shape[1])
-    tiled_product(lowering, "contract_rows", sizes, a=a, b=b, y=node.outputs[0])
+    tiled_product(lowering, "contract_rows", sizes, {"a": a, "b": b}, node.outputs[0])
 
 
 def _matmul(lowering: Lowering, node: Node) -> None:
     multiply = _matmul_across if node.attributes["transpose_b"] else _plain_matmul
-    multiply(lowering, *node.inputs, node.outputs[0])
+    a, b = node.inputs
+    multiply(lowering, a, b, node.outputs[0])
 
 
 def _half(b: Value) -> str:
@@ -262,7 +263,7 @@ def _half(b: Value) -> str:
 def _plain_matmul(lowering: Lowering, a: Value, b: Value, y: Value) -> None:
     """Y = a b."""
     sizes = (*a.type.shape, b.type.shape[1])
-    tiled_product(lowering, f"matmul{_half(b)}", sizes, a=a, b=b, y=y)
+    tiled_product(lowering, f"matmul{_half(b)}", sizes, {"a": a, "b": b}, y)
 
 
 def _matmul_across(lowering: Lowering, a: Value, b: Value, y: Value) -> None:
@@ -284,18 +285,19 @@ def _matmul_t(lowering: Lowering, half: str, a: Part, b: Part, y: Part, first: i
         constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **lanes, **place}
         lowering.call(f"matvec{half}", groups, constants, a=a, b=b, y=y)
     else:
-        tiled_product(lowering, f"matmul_t{half}", (rows, inner, columns), place, a=a, b=b, y=y)
+        tiled_product(
+            lowering, f"matmul_t{half}", (rows, inner, columns), {"a": a, "b": b}, y, place
+        )
 
 
 def tiled_product(
     lowering: Lowering,
     kernel: str,
     sizes: tuple[int, ...],
-    place: Mapping[str, int] | None = None,
-    *,
-    extras: Extras = _NOTHING,
+    factors: Mapping[str, Value | Part],
     y: Value | Part,
-    **factors: Value | Part,
+    place: Mapping[str, int] | None = None,
+    extras: Extras = _NOTHING,
 ) -> None:
     """A tiled product of f32, in two stages where that gives more workgroups something to do.
 
@@ -303,10 +305,10 @@ def tiled_product(
         lowering: gets the calls.
         kernel: its name.
         sizes: rows, inner length and columns.
+        factors: what is multiplied, by name.
+        y: the result.
         place: constants that say which columns of y are filled, where the kernel has them.
         extras: what is added to the result.
-        y: the result.
-        **factors: what is multiplied.
     """
     rows, inner, columns = sizes
     limits, target = lowering.limits, whole(y)

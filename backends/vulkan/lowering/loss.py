@@ -12,8 +12,9 @@ import numpy as np
 from ....graph.ir import Node, Value
 from ....graph.tensors import Array, HostValue
 from ....graph.types import DType, tensor
+from ....passes.fuse.patterns import LOSS_GRADIENTS
 from ..limits import Limits
-from .calls import Lowering, Meaning, Part, Rule, groups_for, row_ranges, rows_of
+from .calls import Lowering, Meaning, Rule, fused_rule, groups_for, row_ranges, rows_of
 from .linear import part_of_inner, tiled_product
 from .meanings import arrays
 
@@ -111,8 +112,24 @@ def _loss(lowering: Lowering, node: Node) -> None:
 
 
 def _loss_grad(lowering: Lowering, node: Node) -> None:
-    spread, peak, h, table, labels, lse = node.inputs
-    (dh,) = node.outputs
+    _gradients(lowering, node.inputs, node.outputs[0], None)
+
+
+def _table_grad(lowering: Lowering, node: Node) -> None:
+    _gradients(lowering, node.inputs, None, node.outputs[0])
+
+
+def _both_gradients(lowering: Lowering, node: Node) -> None:
+    match = LOSS_GRADIENTS.bind(node)
+    operands = tuple(match[name] for name in ("spread", "peak", "h", "table", "labels", "lse"))
+    _gradients(lowering, operands, match["dh"], match["dtable"])
+
+
+def _gradients(
+    lowering: Lowering, operands: tuple[Value, ...], dh: Value | None, dtable: Value | None
+) -> None:
+    """The gradient by h, that by the table, or both, of a part of the table after the other."""
+    spread, peak, h, table, labels, lse = operands
     rows, width = h.type.shape
     limits = lowering.limits
     on_units = _on_units(limits, h, table)
@@ -120,8 +137,9 @@ def _loss_grad(lowering: Lowering, node: Node) -> None:
     row_bytes = rows * (2 if on_units else 4)
     chunks = _ranges(limits, table, min(_SCRATCH, limits.max_range) // row_bytes)
     listed, targets = _labelled_rows(lowering, labels, chunks)
-    constants = {"COUNT": dh.type.size, "VALUE": 0.0}
-    lowering.call("fill", groups_for(dh.type.size, 256, limits), constants, y=dh)
+    if dh is not None:
+        constants = {"COUNT": dh.type.size, "VALUE": 0.0}
+        lowering.call("fill", groups_for(dh.type.size, 256, limits), constants, y=dh)
     power = {"power": _power(lowering, h)} if on_units else {}
     passes = {"PASSES": 1} if on_units else {}
     scales = {"spread": spread, "peak": peak}
@@ -141,46 +159,22 @@ def _loss_grad(lowering: Lowering, node: Node) -> None:
             **listed,
             **power,
         )
-        tile = _tile(limits, rows, width, on_units)
-        lowering.call(
-            _kernel("rows_grad", table, on_units),
-            groups_for(tile.count(rows, width), 1, limits),
-            {**_sizes(h, columns), **tile.constants},
-            dz=dz,
-            table=part,
-            dh=dh,
-            **listed,
-            **(scales if on_units else {}),
-        )
-
-
-def _table_grad(lowering: Lowering, node: Node) -> None:
-    spread, peak, h, table, labels, lse = node.inputs
-    (dtable,) = node.outputs
-    rows, width = h.type.shape
-    limits = lowering.limits
-    chunks = _ranges(limits, table, min(_SCRATCH, limits.max_range) // (rows * 4))
-    listed, targets = _labelled_rows(lowering, labels, chunks)
-    dz = lowering.scratch(tensor("f32", rows, chunks[0][1]))
-    for k, (begin, columns) in enumerate(chunks):
-        tile = _tile(limits, rows, columns, on_units=False)
-        gradients = Part(dz, 0, tensor("f32", rows, columns))
-        lowering.call(
-            _kernel("logits_grad", table, on_units=False),
-            groups_for(tile.count(rows, columns), 1, limits),
-            {**_sizes(h, columns), "PITCH": _pitch(h), **tile.constants},
-            h=h,
-            table=rows_of(table, begin, columns),
-            targets=rows_of(targets, k, 1),
-            lse=lse,
-            dz=gradients,
-            spread=spread,
-            peak=peak,
-            **listed,
-        )
-        part = rows_of(dtable, begin, columns)
-        sizes = (columns, rows, width)
-        tiled_product(lowering, "table_grad", sizes, dz=gradients, h=h, **listed, y=part)
+        if dh is not None:
+            tile = _tile(limits, rows, width, on_units)
+            lowering.call(
+                _kernel("rows_grad", table, on_units),
+                groups_for(tile.count(rows, width), 1, limits),
+                {**_sizes(h, columns), **tile.constants},
+                dz=dz,
+                table=part,
+                dh=dh,
+                **listed,
+                **(scales if on_units else {}),
+            )
+        if dtable is not None:
+            factors = {"dz": dz, "h": h, **listed}
+            some = rows_of(dtable, begin, columns)
+            tiled_product(lowering, "table_grad", (columns, rows, width), factors, some)
 
 
 def _power(lowering: Lowering, h: Value) -> Value:
@@ -327,6 +321,7 @@ RULES: dict[str, Rule] = {
     "linear_cross_entropy": _loss,
     "linear_cross_entropy_grad": _loss_grad,
     "linear_cross_entropy_table_grad": _table_grad,
+    fused_rule("loss_gradients"): _both_gradients,
 }
 MEANINGS: dict[str, Meaning] = {
     "labelled_rows": _labelled_rows_meaning,
