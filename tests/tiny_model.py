@@ -41,12 +41,21 @@ def model_values(config: BitNetConfig = CONFIG, seed: int = 0) -> dict[str, Host
 
 
 def random_batch(
-    lengths: list[int], config: BitNetConfig = CONFIG, multiple: int = 1, seed: int = 0
+    lengths: list[int],
+    config: BitNetConfig = CONFIG,
+    multiple: int = 1,
+    seed: int = 0,
+    whole: bool = False,
 ) -> TokenBatch:
-    """Examples of these lengths, each with a prompt of a third, end to end."""
+    """Examples of these lengths end to end, each with a prompt of a third, or `whole` of one token.
+
+    So all but the last token of a whole example have labels.
+    """
     rng = np.random.default_rng(seed)
     examples = [
-        prompted(rng.integers(0, config.vocab_size, n).astype(np.int32), max(1, n // 3))
+        prompted(
+            rng.integers(0, config.vocab_size, n).astype(np.int32), 1 if whole else max(1, n // 3)
+        )
         for n in lengths
     ]
     return make_batch(examples, multiple)
