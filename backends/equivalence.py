@@ -18,7 +18,7 @@ from ..graph.ops import OPS
 from ..graph.ops.fused import FUSED, body_of
 from ..graph.ops.record import Case
 from ..graph.program import Backend
-from ..graph.tensors import HostValue, Quantized
+from ..graph.tensors import HostValue, Quantized, Ternary
 from ..graph.types import TensorType
 from .numpy.evaluate import evaluate
 
@@ -52,6 +52,8 @@ TOLERANCES: dict[str, float] = {
     "rms_norm_grad": 1e-3,  # rows of one column cancel to nearly nothing
     "rms_norm_weight_grad": SUMS,
     "quantize": SUMS,
+    "dequantize": ROUNDING,
+    "ternarize": SUMS,
     "ternary_matmul_t": UNITS,
     "matmul": SUMS,
     "contract_rows": SUMS,
@@ -69,6 +71,7 @@ TOLERANCES: dict[str, float] = {
     "attention_grad": FUNCTIONS,
     "linear_cross_entropy": FUNCTIONS,
     "linear_cross_entropy_grad": UNITS,
+    "linear_cross_entropy_table_grad": FUNCTIONS,
     "fused": SUMS,
 }
 
@@ -119,6 +122,10 @@ def relative_error(given: HostValue, wanted: HostValue) -> float:
         off = np.abs(given.codes.astype(np.int32) - wanted.codes).max(initial=0)
         scales = relative_error(given.scale, wanted.scale)
         return max(scales, 0.0 if off <= 1 else float(off))  # a tie may round either way
+    if isinstance(given, Ternary) and isinstance(wanted, Ternary):
+        off = np.abs(given.codes() - wanted.codes()).max(initial=0)
+        scales = abs(given.scale - wanted.scale) / wanted.scale
+        return max(scales, 0.0 if off <= 1 else float(off))
     first, second = np.asarray(given, np.float64), np.asarray(wanted, np.float64)
     if not np.array_equal(np.isfinite(first), np.isfinite(second)):
         return float("inf")

@@ -1,6 +1,6 @@
 """Reverse-mode differentiation: extends a graph by the gradients of its params."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ..graph.analysis import leads_to, needed_for
@@ -45,6 +45,7 @@ class Grad:
             _backward(builder, node, cotangents, active)
         gradients = self._gradients(builder, cotangents, params)
         joint = builder.finish((*graph.outputs, *gradients), graph.aliases)
+        joint = _without_unused(joint, len(graph.nodes))
         names = {g.name: f"{p.name}.grad" for p, g in zip(params, gradients, strict=True)}
         return rename(joint, names)
 
@@ -68,6 +69,17 @@ class Grad:
                     raise GraphError(f"{value}: {value.type} is not a scalar to differentiate")
                 return value
         raise GraphError(f"graph @{graph.name} has no output named '{self.loss}'")
+
+
+def _without_unused(joint: Graph, forward: int) -> Graph:
+    """The graph without what rules gave for operands that lead to no param, frozen weights say."""
+    needed = needed_for(joint, {value.name for value in joint.outputs})
+    backward = (
+        node
+        for node in joint.nodes[forward:]
+        if any(value.name in needed for value in node.outputs)
+    )
+    return replace(joint, nodes=(*joint.nodes[:forward], *backward))
 
 
 class _Cotangents:

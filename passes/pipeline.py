@@ -16,6 +16,7 @@ from .fuse.fuse import Fuse
 from .grad import Grad
 from .lora import Lora
 from .manager import Pass
+from .masters import Masters
 from .optimizer import AdamW, Sgd
 from .surrogate import Promote, Surrogate
 
@@ -23,6 +24,7 @@ PASSES: dict[str, type[Any]] = {
     kind.name: kind
     for kind in (
         Lora,
+        Masters,
         Surrogate,
         Promote,
         Grad,

@@ -43,7 +43,8 @@ const uint SIZE_B = DEPTH * PITCH_B;
 #define SUM float
 #define STAGED uvec4
 #define STAGED_BYTES 16
-#define PLACE_A(k) ((k) / 8)
+#define PLACE_A(row, k) ((row) * PITCH_A + (k) / 8)
+#define LAYOUT_A gl_CooperativeMatrixLayoutRowMajor
 #define PLACE_B(column, k) ((k) * PITCH_B + (column) / 8)
 #define LAYOUT_B gl_CooperativeMatrixLayoutRowMajor
 #include "units.glsl"

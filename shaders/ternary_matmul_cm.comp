@@ -55,7 +55,8 @@ const uint SIZE_B = TILE_N * PITCH_B;
 #define SUM int
 #define STAGED uvec4
 #define STAGED_BYTES 16
-#define PLACE_A(k) ((k) / 16)
+#define PLACE_A(row, k) ((row) * PITCH_A + (k) / 16)
+#define LAYOUT_A gl_CooperativeMatrixLayoutRowMajor
 #define PLACE_B(column, k) ((column) * PITCH_B + (k) / 16)
 #define LAYOUT_B gl_CooperativeMatrixLayoutColumnMajor
 #define OWN_SQUARES

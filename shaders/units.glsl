@@ -10,9 +10,10 @@
 //   FACTOR, SUM           types of what is multiplied and added
 //   DEPTH, UNIT_K         values of k of a step, and of one product of two matrices
 //   STAGED, STAGED_BYTES  the vector of uint that shared memory is made of, and its size
-//   PITCH_A, SIZE_A       vectors of a row of a, and of all rows, k along the row
-//   TERMS                 how many matrices a there are, below each other, of which each is multiplied by b
-//   SIZE_B, PITCH_B, LAYOUT_B, PLACE_B(column, k)  the same of b, and where an item of it is
+//   TERMS                 how many matrices a there are, below each other, each to be multiplied by b
+//   SIZE_A, PITCH_A, LAYOUT_A, PLACE_A(row, k)  vectors of a, from one of its lines to the next, whether
+//                         lines are rows or columns, and where an item of it is
+//   SIZE_B, PITCH_B, LAYOUT_B, PLACE_B(column, k)  the same of b
 //   fetch(row, column, k)  reads items from k on into registers
 //   stage()                writes them to `staged`: a first, b from SIZE_A on
 //   quad_at(place)        16 bytes of `staged` from there on
@@ -73,9 +74,8 @@ void multiply_tile(uint row, uint column) {
       coopmat<FACTOR, gl_ScopeSubgroup, UNIT, UNIT_K, gl_MatrixUseA> a[TERMS * UNITS_M];
       [[unroll]] for (uint t = 0; t < TERMS; t++) {
         [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
-          const uint first = (t * TILE_M + warp_m + m * UNIT) * PITCH_A + PLACE_A(k);
-          coopMatLoad(a[t * UNITS_M + m], staged, first, PITCH_A,
-                      gl_CooperativeMatrixLayoutRowMajor);
+          const uint first = PLACE_A(t * TILE_M + warp_m + m * UNIT, k);
+          coopMatLoad(a[t * UNITS_M + m], staged, first, PITCH_A, LAYOUT_A);
         }
       }
       [[unroll]] for (uint n = 0; n < UNITS_N; n++) {

@@ -14,7 +14,7 @@ from bitgraph.graph.build import GraphBuilder
 from bitgraph.graph.ir import Graph, Role, Value
 from bitgraph.graph.ops import infer_types
 from bitgraph.graph.ops.record import Case, OpDef
-from bitgraph.graph.tensors import HostValue, Quantized
+from bitgraph.graph.tensors import HostValue, Quantized, Ternary
 from bitgraph.graph.types import DType, TensorType
 from bitgraph.graph.verify import verify
 from bitgraph.passes.grad import Grad
@@ -35,12 +35,14 @@ EXHAUSTIVE = 150
 
 DIRECTIONS = 3
 
-FIXED_OPERANDS = {("rope", "table"), ("linear_cross_entropy", "table")}
+FIXED_OPERANDS = {("rope", "table")}
 """Float operands that have no gradient by design: they are never trained."""
 
 
 def check_op(op: OpDef, case: Case, seed: int = 0, results: Sequence[int] | None = None) -> None:
     """Compare an op's vjp with difference quotients, for every operand that has a gradient.
+
+    An op on a ternary matrix is checked twice: with frozen codes, and with the floats behind them.
 
     Args:
         op: one that is registered.
@@ -51,14 +53,16 @@ def check_op(op: OpDef, case: Case, seed: int = 0, results: Sequence[int] | None
     Raises:
         AssertionError: they differ.
     """
-    rng = np.random.default_rng(seed)
-    graph = differentiable_graph(op, case, results)
-    operands = {f"x{k}": value for k, value in enumerate(case.draw(rng))}
-    drawn = {name: _as_double(value) for name, value in operands.items()}
-    for item in graph.inputs:
-        if item.value.name.startswith("weight."):
-            drawn[item.value.name] = rng.standard_normal(item.value.type.shape)
-    check_graph(graph, drawn, rng)
+    has_ternary = any(operand.type.dtype is DType.T2 for operand in case.operands)
+    for masters in (False, True) if has_ternary else (False,):
+        rng = np.random.default_rng(seed)
+        graph = differentiable_graph(op, case, results, masters)
+        operands = {f"x{k}": value for k, value in enumerate(case.draw(rng))}
+        drawn = {name: _as_double(value, masters) for name, value in operands.items()}
+        for item in graph.inputs:
+            if item.value.name.startswith("weight."):
+                drawn[item.value.name] = rng.standard_normal(item.value.type.shape)
+        check_graph(graph, drawn, rng)
 
 
 def check_graph(
@@ -95,25 +99,31 @@ def check_graph(
     return gradients
 
 
-def differentiable_graph(op: OpDef, case: Case, chosen: Sequence[int] | None = None) -> Graph:
+def differentiable_graph(
+    op: OpDef, case: Case, chosen: Sequence[int] | None = None, masters: bool = False
+) -> Graph:
     """``loss = sum over chosen results of <result, weight>`` for one op, smooth and in float64.
 
     Operands are x0, x1, ...; those that should have a gradient are params. An int8 operand is
-    quantized from a float one, and the pass surrogate makes that the identity.
+    quantized from a float one, and the pass surrogate makes that the identity; with `masters` so is
+    a ternary operand.
     """
     types = tuple(item.type for item in case.operands)
     b = GraphBuilder(op.name)
     operands = []
     for k, type in enumerate(types):
-        role = Role.PARAM if is_trainable(op, k, type) else Role.INPUT
-        plain = type.with_dtype(DType.F32) if type.dtype is DType.Q8 else type
+        rounded = type.dtype is DType.Q8 or (masters and type.dtype is DType.T2)
+        role = Role.PARAM if rounded or is_trainable(op, k, type) else Role.INPUT
+        plain = type.with_dtype(DType.F32) if rounded else type
         operands.append(b.add_input(f"x{k}", plain, role))
     weights = [
         b.add_input(f"weight.{k}", type, Role.INPUT)
         for k, type in enumerate(infer_types(op.name, types, case.attrs))
     ]
     arguments = [
-        b.op("quantize", value) if type.dtype is DType.Q8 else value
+        value
+        if value.type == type
+        else b.op("quantize" if type.dtype is DType.Q8 else "ternarize", value)
         for value, type in zip(operands, types, strict=True)
     ]
     attrs: dict[str, Any] = case.attrs
@@ -125,12 +135,14 @@ def differentiable_graph(op: OpDef, case: Case, chosen: Sequence[int] | None = N
 
 
 def is_trainable(op: OpDef, position: int, type: TensorType) -> bool:
-    """Whether an operand must have a gradient: floats, and the int8 codes that stand for them."""
+    """Whether an operand of floats must have a gradient."""
     name = op.operands[0] if op.is_variadic else op.operands[position]
-    return (op.name, name) not in FIXED_OPERANDS and type.dtype in (DType.F32, DType.F64, DType.Q8)
+    return (op.name, name) not in FIXED_OPERANDS and type.dtype.is_float
 
 
-def _as_double(value: HostValue) -> HostValue:
+def _as_double(value: HostValue, masters: bool) -> HostValue:
+    if isinstance(value, Ternary) and masters:
+        return value.dense(np.float64) * value.scale
     if isinstance(value, Quantized):
         return value.dense(np.float64)
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":

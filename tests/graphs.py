@@ -15,6 +15,8 @@ from tiny_model import CONFIG, RANK
 
 TRAINING = f"lora{{rank={RANK}, alpha=6.0}},grad,adamw{{weight_decay=0.01}},cse,dce"
 
+PRETRAINING = "masters,grad,adamw{weight_decay=0.01},cse,dce"
+
 
 @cache
 def staged(pipeline: str, tokens: int = 6) -> dict[str, Graph]:
@@ -32,6 +34,12 @@ def staged(pipeline: str, tokens: int = 6) -> dict[str, Graph]:
 def training_graph(tokens: int) -> Graph:
     """A whole training step of the tiny model."""
     return list(staged(TRAINING, tokens).values())[-1]
+
+
+@cache
+def pretraining_graph(tokens: int) -> Graph:
+    """A whole step that trains all weights of the tiny model."""
+    return list(staged(PRETRAINING, tokens).values())[-1]
 
 
 @cache

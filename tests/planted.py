@@ -109,6 +109,12 @@ def ternary_matmul_t_without_scale(dy: Any, w: Any) -> Any:
     return dy @ w.dense(dy.dtype)
 
 
+def codes_as_activations(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
+    """The gradient of the weight from what the next layer sees, not from what this one saw."""
+    dx = b.op("ternary_matmul_t", dy, node.inputs[1])
+    return dx, b.op("contract_rows", dy, dx)
+
+
 def rope_turned_again(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
     return b.op("rope", dy, node.inputs[1], **node.attributes), None
 
@@ -173,7 +179,8 @@ def loss_with(spread: Any = "both", peak: Any = "nll", factor: float = 1.0) -> A
         }
         operands = (known[spread], known[peak], h, table, labels, node.outputs[1])
         dh = b.op("linear_cross_entropy_grad", *operands)
-        return b.op("scale", dh, factor=factor), None, None
+        dtable = b.op("linear_cross_entropy_table_grad", *operands)
+        return b.op("scale", dh, factor=factor), dtable, None
 
     return rule
 
@@ -192,11 +199,21 @@ def loss_grad_of_first_half(*operands: Any) -> Any:
     return true_eval("linear_cross_entropy_grad")(spread, peak, h, half, labels, lse)
 
 
+def table_grad_of_skipped_rows(*operands: Any) -> Any:
+    spread, peak, h, table, labels, lse = operands
+    return true_eval(DTABLE)(spread, peak, h, table, np.maximum(labels, 0), lse)
+
+
+def table_grad_shifted(*operands: Any) -> Any:
+    return np.roll(true_eval(DTABLE)(*operands), 1, axis=0)
+
+
 SQUARE = (4, 4, 4)
 HEADS = (4, 2, 2, 3)
 ROWS = (3, 4, 6)
-LOSS = (6, 4, 7)
+LOSS = (6, 4, 7, 1)
 DX_ONLY = "linear_cross_entropy_grad"
+DTABLE = "linear_cross_entropy_table_grad"
 
 
 def dropout_with(**changes: Any) -> Rule:
@@ -269,6 +286,14 @@ PLANTED: dict[str, list[tuple[str, str, tuple[int, ...], OpDef]]] = {
             ruled("ternary_matmul_t", untransposed("ternary_matmul_t")),
         ),
         ("wrong sign", "ternary_matmul", (3, 5, 4), scaled("ternary_matmul", 0, -1.0)),
+        ("1% too large in w", "ternary_matmul", (3, 5, 4), scaled("ternary_matmul", 1, 1.01)),
+        ("dx for x", "ternary_matmul", SQUARE, ruled("ternary_matmul", codes_as_activations)),
+        (
+            "1% too large in w",
+            "ternary_matmul_t",
+            (3, 5, 4),
+            scaled("ternary_matmul_t", 1, 1.01),
+        ),
         (
             "the scale is dropped",
             "ternary_matmul",
@@ -336,6 +361,10 @@ PLANTED: dict[str, list[tuple[str, str, tuple[int, ...], OpDef]]] = {
             ("dlse in both", ruled("linear_cross_entropy", loss_with(peak="both"))),
             ("skipped rows count", computed(DX_ONLY, loss_grad_of_skipped_rows)),
             ("half of the vocabulary", computed(DX_ONLY, loss_grad_of_first_half)),
+            ("wrong sign of the table", scaled("linear_cross_entropy", 1, -1.0)),
+            ("1% too large in the table", scaled("linear_cross_entropy", 1, 1.01)),
+            ("skipped rows count in the table", computed(DTABLE, table_grad_of_skipped_rows)),
+            ("the table by the wrong rows", computed(DTABLE, table_grad_shifted)),
         )
     ],
 }
@@ -369,6 +398,14 @@ def wrong_sign_of_gate(b: GraphBuilder, node: Node, dc: Value) -> Cotangents:
     x, y = node.inputs
     return b.op("scale", b.op("mul", dc, y), factor=-1.0), b.op("mul", dc, x)
 
+
+MASTER_RULES: list[tuple[str, OpDef]] = [
+    ("a projection's master", scaled("ternary_matmul", 1, 1.01)),
+    ("the lookup in the tied table", scaled("gather_rows", 0, 0.0)),
+    ("the head of the tied table", scaled("linear_cross_entropy", 1, 0.0)),
+    ("a norm's gain", scaled("rms_norm", 1, 1.01)),
+    ("what lies behind a projection", scaled("ternary_matmul", 0, 1.01)),
+]
 
 MODEL_RULES: list[tuple[str, Rule]] = [
     ("add", residual_lost),

@@ -2,13 +2,14 @@
 
 import numpy as np
 from bitgraph.graph.ir import Graph, Role
-from bitgraph.graph.tensors import HostValue, Ternary
+from bitgraph.graph.tensors import HostValue, Quantized, Ternary
 from bitgraph.models.bitnet.config import BitNetConfig, is_projection, weight_shapes
 from bitgraph.models.bitnet.forward import graph_weights, loss_graph
 from bitgraph.models.data.batching import TokenBatch, make_batch
 from bitgraph.models.data.examples import prompted
 from bitgraph.passes.lora import Lora
 from bitgraph.passes.manager import Pass, PassManager
+from bitgraph.passes.masters import Masters
 from bitgraph.passes.surrogate import Promote, Surrogate
 
 CONFIG = BitNetConfig(
@@ -41,12 +42,21 @@ def model_values(config: BitNetConfig = CONFIG, seed: int = 0) -> dict[str, Host
 
 
 def random_batch(
-    lengths: list[int], config: BitNetConfig = CONFIG, multiple: int = 1, seed: int = 0
+    lengths: list[int],
+    config: BitNetConfig = CONFIG,
+    multiple: int = 1,
+    seed: int = 0,
+    whole: bool = False,
 ) -> TokenBatch:
-    """Examples of these lengths, each with a prompt of a third, end to end."""
+    """Examples of these lengths end to end, each with a prompt of a third, or `whole` of one token.
+
+    So all but the last token of a whole example have labels.
+    """
     rng = np.random.default_rng(seed)
     examples = [
-        prompted(rng.integers(0, config.vocab_size, n).astype(np.int32), max(1, n // 3))
+        prompted(
+            rng.integers(0, config.vocab_size, n).astype(np.int32), 1 if whole else max(1, n // 3)
+        )
         for n in lengths
     ]
     return make_batch(examples, multiple)
@@ -75,6 +85,23 @@ def smooth_loss_graph(tokens: int, config: BitNetConfig = CONFIG) -> Graph:
     """The loss with adapters on every projection, without quantizers, in float64."""
     passes: list[Pass] = [Lora(rank=RANK, alpha=6.0), Surrogate(), Promote()]
     return PassManager(passes).run(loss_graph(config, tokens))
+
+
+def smooth_master_graph(tokens: int, config: BitNetConfig = CONFIG) -> Graph:
+    """The loss with all weights under training, without quantizers, in float64."""
+    passes: list[Pass] = [Masters(), Surrogate(), Promote()]
+    return PassManager(passes).run(loss_graph(config, tokens))
+
+
+def master_values(config: BitNetConfig = CONFIG, seed: int = 0) -> dict[str, HostValue]:
+    """Floats for all weights of a model."""
+    return {
+        name: value.dense(np.float32) * np.float32(value.scale)
+        if isinstance(value, Ternary)
+        else np.asarray(value, np.float32)
+        for name, value in model_values(config, seed).items()
+        if not isinstance(value, Quantized)
+    }
 
 
 def as_double(values: dict[str, HostValue]) -> dict[str, HostValue]:

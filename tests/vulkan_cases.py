@@ -6,17 +6,19 @@ device's matrix units are left alone: validation layers older than them report w
 
 import atexit
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pytest
+from bitgraph.backends.vulkan.kernels import kernel
 from bitgraph.backends.vulkan.layout import to_bytes, view
 from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.backends.vulkan.plan import Plan, make_plan
 from bitgraph.backends.vulkan.runner import run_plan
+from bitgraph.backends.vulkan.schedule import Access
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Alias, Graph, Input, Role
 from bitgraph.graph.ops.record import Case, OpDef
@@ -179,3 +181,18 @@ def check_random_cases(op: OpDef, run: Run, judge: Judge, examples: int = 4) -> 
         judge(graph, values, run(graph, values))
 
     check()
+
+
+def assert_heads(kernels: Iterable[str], target: str = "vulkan1.3") -> None:
+    """Kernels compile, and have the constants and bindings that their heads list."""
+    from bitgraph.backends.vulkan.compiler import compile_shaders
+    from bitgraph.backends.vulkan.device import SHADERS
+    from bitgraph.backends.vulkan.spirv import reflect
+
+    sources = {name: SHADERS / f"{name}.comp" for name in kernels}
+    for name, spirv in compile_shaders(sources, [SHADERS], target).items():
+        interface, record = reflect(spirv, name), kernel(name)
+        assert tuple(interface.constants) == record.constants, name
+        for binding, parameter in zip(interface.bindings, record.parameters, strict=True):
+            assert binding.readable == (parameter.access is not Access.WRITE), name
+            assert binding.writable == (parameter.access is not Access.READ), name

@@ -251,7 +251,7 @@ def _apply_to_rows(
         if value.name in local
         else whole[value.name]
         if axis is None
-        else _rows(whole[value.name], rows)
+        else _cut(whole[value.name], rows)
         for value, axis in zip(node.inputs, split.inputs, strict=True)
     )
     for value, result in zip(node.outputs, apply(node, operands), strict=True):
@@ -277,7 +277,7 @@ def _slices(
 
     def part(index: int) -> None:
         cut = tuple(
-            operand if axis is None else operand[_slice(operand.shape, axis, index, count)]  # type: ignore[index]
+            operand if axis is None else _cut(operand, _slice(operand.shape, axis, index, count))
             for operand, axis in zip(operands, split.inputs, strict=True)
         )
         for target, axis, value in zip(targets, split.outputs, apply(node, cut), strict=True):
@@ -312,11 +312,12 @@ def _allocate(type: TensorType) -> HostValue:
     return np.empty(type.shape, dtype=type.dtype.numpy)
 
 
-def _rows(value: HostValue, rows: slice) -> HostValue:
+def _cut(value: HostValue, index: slice | tuple[slice, ...]) -> HostValue:
+    """Part of a value; int8 codes are cut along rows alone, as their scales are."""
     if isinstance(value, Quantized):
-        return Quantized(value.codes[rows], value.scale[rows])
+        return Quantized(value.codes[index], value.scale[index])
     assert isinstance(value, np.ndarray)
-    return value[rows]
+    return value[index]
 
 
 def _store(whole: HostValue, rows: slice, part: Any) -> None:

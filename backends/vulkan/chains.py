@@ -9,7 +9,7 @@ takes two tensors and a vector as long as a row (``mmv``, numbered 0 to 2), make
 4 = rms_norm(3, 2), 5 = quantize(4), and gives 3 and 5. An ``s`` is a scalar. Attributes of the ops
 are specialization constants: EPS_4 is the ``eps`` of step 4.
 
-`generate.py` writes their GLSL.
+`chain_source.py` writes their GLSL.
 """
 
 import re

@@ -13,7 +13,7 @@ with types whose sizes are whole numbers or specialization constants::
 
 This is the one place where they are written down: the lowering, the schedule runner and the
 recorder all read it. A file may hold several kernels (`variants.py`); those of fused nodes may be
-generated from their names (`generate.py`), heads included.
+generated from their names (`chain_source.py`), heads included.
 
 A kernel that works element by element can write its result over an operand, and says so behind the
 result's type::
@@ -33,8 +33,8 @@ from importlib.resources import files
 
 from ...graph.errors import BitgraphError
 from ...graph.types import DType, TensorType
+from .chain_source import chain_source
 from .chains import is_chain
-from .generate import chain_source
 from .schedule import Access
 from .variants import base_of, variant
 

@@ -1,5 +1,6 @@
 """How values lie in device memory: from host values to bytes and back."""
 
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -9,6 +10,13 @@ from ...graph.tensors import HostValue, Quantized, Ternary
 from ...graph.types import DType, TensorType, q8_stride
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class _TernaryView(Ternary):
+    """A ternary matrix in device bytes: its codes are a view of them, its scale a copy."""
+
+    data: Bytes = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False)
 
 
 def to_bytes(value: HostValue) -> Bytes:
@@ -26,10 +34,10 @@ def to_bytes(value: HostValue) -> Bytes:
 
 
 def view(data: Bytes, type: TensorType) -> HostValue:
-    """A host value that shares memory with the bytes of a tensor; writing to it writes to them."""
+    """A host value that shares memory with the bytes of a tensor; `assign` writes to them."""
     if type.dtype is DType.T2:
         scale = float(data[-4:].view(np.float32)[0])
-        return Ternary(data[:-4], scale, type.shape)
+        return _TernaryView(data[:-4], scale, type.shape, data=data)
     if type.dtype is DType.Q8:
         rows, columns = type.shape
         stride = q8_stride(columns)
@@ -42,13 +50,17 @@ def assign(target: HostValue, value: HostValue) -> None:
     """Copy a value into one that `view` gave.
 
     Raises:
-        ValueError: the shapes differ, or the target is a ternary weight, which nothing writes.
+        ValueError: the shapes differ, or the kinds of values.
     """
     if isinstance(target, Quantized) and isinstance(value, Quantized):
         target.codes[...], target.scale[...] = value.codes, value.scale
+    elif isinstance(target, _TernaryView) and isinstance(value, Ternary):
+        if target.shape != value.shape:
+            raise ValueError(f"a value of shape {value.shape} does not fill {target.shape}")
+        target.data[...] = to_bytes(value)
     elif isinstance(target, np.ndarray) and isinstance(value, np.ndarray):
         if target.shape != value.shape:
             raise ValueError(f"a value of shape {value.shape} does not fill {target.shape}")
         target[...] = value
     else:
-        raise ValueError("only plain and quantized tensors are written")
+        raise ValueError(f"{type(value).__name__} does not fill {type(target).__name__}")

@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 
 from ...graph.storage import Storage
 from .api import NULL, check, create, ffi, lib, name_object, struct
+from .chain_source import chain_source
 from .chains import is_chain
 from .compiler import compile_shaders
 from .errors import DeviceError
-from .generate import chain_source
 from .info import DeviceInfo
 from .spirv import Constant, ShaderInterface, reflect
 from .variants import base_of

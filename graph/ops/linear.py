@@ -1,4 +1,4 @@
-"""Matrix products: dense ones for LoRA and the head, ternary ones on int8 activations."""
+"""Matrix products: dense for LoRA and the head, ternary on int8 activations; and the quantizers."""
 
 from __future__ import annotations
 
@@ -38,26 +38,73 @@ def _quantize(x: Array) -> Quantized:
         return Quantized(codes.astype(np.int8), scale)
 
 
-def _quantize_vjp(b: GraphBuilder, node: Node, dq: Value) -> Cotangents:
-    return (dq,)
-
-
-def _quantize_surrogate(b: GraphBuilder, node: Node) -> tuple[Value, ...]:
-    return node.inputs
-
-
 def _quantize_case(rows: int, width: int) -> Case:
     return Case((operand("f32", rows, width),))
 
 
-# %y = ternary_matmul(%x, %w)    y = x w^T with w ternary [out, in]
+# %x = dequantize(%q)            what int8 codes stand for; the surrogate is the identity
+
+
+def _dequantize_type(q: TensorType) -> TensorType:
+    expect(q.dtype is DType.Q8 and q.rank == 2, f"{q} is not quantized")
+    return q.with_dtype(DType.F32)
+
+
+def _dequantize(q: Quantized) -> Array:
+    return q.dense(np.float32)
+
+
+def _dequantize_case(rows: int, width: int) -> Case:
+    return Case((operand("q8", rows, width),))
+
+
+# %t = ternarize(%w)             ternary codes of a float matrix, and one scale, its absmean
+#
+# a = max(mean |w|, 1e-5), code = clamp(round(w / a), -1, 1), ties to even, with w times the
+# reciprocal of a: BitNet b1.58 (Ma et al., 2024) as transformers computes it online. A staircase,
+# so the gradient is that of the identity (straight-through), and the surrogate is the identity.
+
+
+def _ternarize_type(w: TensorType) -> TensorType:
+    expect(w.dtype is DType.F32 and w.rank == 2, f"{w} is not an f32 matrix")
+    return w.with_dtype(DType.T2)
+
+
+def _ternarize(w: Array) -> Ternary:
+    absmean = np.maximum(np.mean(np.abs(w), dtype=np.float32), np.float32(1e-5))
+    codes = w * (np.float32(1) / absmean)
+    np.rint(codes, out=codes)
+    np.clip(codes, -1, 1, out=codes)
+    with np.errstate(invalid="ignore"):  # a NaN has no code; the step's loss reports the scale
+        return Ternary.pack(codes.astype(np.int8), absmean)
+
+
+def _ternarize_case(out: int, width: int) -> Case:
+    return Case((operand("f32", out, width),))
+
+
+def _straight_through(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
+    return (dy,)
+
+
+def _identity(b: GraphBuilder, node: Node) -> tuple[Value, ...]:
+    return node.inputs
+
+
+# %y = ternary_matmul(%x, %w)    y = x w^T with w ternary [out, in], or what it was made of
 #
 # On int8 codes the sum of products is exact, whatever the order; then it is divided by the row's
-# scale and multiplied by the tensor's, as bitnet.cpp does.
+# scale and multiplied by the tensor's, as bitnet.cpp does. A float w is what the surrogate of
+# ternarize leaves.
+
+
+def _expect_weight(w: TensorType, x: TensorType) -> None:
+    plain = DType.F32 if x.dtype is DType.Q8 else x.dtype
+    expect(w.dtype in (DType.T2, plain) and w.rank == 2, f"{w} is not a ternary matrix")
 
 
 def _ternary_matmul_type(x: TensorType, w: TensorType) -> TensorType:
-    expect(w.dtype is DType.T2 and w.rank == 2, f"{w} is not a ternary matrix")
+    _expect_weight(w, x)
     expect(x.rank == 2 and x.shape[1] == w.shape[1], f"{x} does not fit the rows of {w}")
     if x.dtype is DType.Q8:
         return TensorType(DType.F32, (x.shape[0], w.shape[0]))
@@ -65,7 +112,10 @@ def _ternary_matmul_type(x: TensorType, w: TensorType) -> TensorType:
     return x.with_shape((x.shape[0], w.shape[0]))
 
 
-def _ternary_matmul(x: Array | Quantized, w: Ternary) -> Array:
+def _ternary_matmul(x: Array | Quantized, w: Ternary | Array) -> Array:
+    if not isinstance(w, Ternary):
+        product: Array = (x.dense(w.dtype) if isinstance(x, Quantized) else x) @ w.T
+        return product
     if isinstance(x, Quantized):
         dtype = x.scale.dtype
         y: Array = x.codes.astype(dtype) @ w.dense_transposed(dtype)
@@ -78,7 +128,11 @@ def _ternary_matmul(x: Array | Quantized, w: Ternary) -> Array:
 
 
 def _ternary_matmul_vjp(b: GraphBuilder, node: Node, dy: Value) -> Cotangents:
-    return b.op("ternary_matmul_t", dy, node.inputs[1]), None
+    x, w = node.inputs
+    dx = b.op("ternary_matmul_t", dy, w)
+    if x.type.dtype is DType.Q8:
+        x = b.op("dequantize", x)
+    return dx, b.op("contract_rows", dy, x)
 
 
 def _ternary_matmul_case(rows: int, width: int, out: int) -> Case:
@@ -89,20 +143,24 @@ def _ternary_matmul_case(rows: int, width: int, out: int) -> Case:
 
 
 def _ternary_matmul_t_type(dy: TensorType, w: TensorType) -> TensorType:
-    expect(w.dtype is DType.T2 and w.rank == 2, f"{w} is not a ternary matrix")
+    _expect_weight(w, dy)
     expect_float(dy, rank=2)
     expect(dy.shape[1] == w.shape[0], f"{dy} does not fit the columns of {w}")
     return dy.with_shape((dy.shape[0], w.shape[1]))
 
 
-def _ternary_matmul_t(dy: Array, w: Ternary) -> Array:
+def _ternary_matmul_t(dy: Array, w: Ternary | Array) -> Array:
+    if not isinstance(w, Ternary):
+        product: Array = dy @ w
+        return product
     dx: Array = dy @ w.dense(dy.dtype)
     dx *= dy.dtype.type(w.scale)
     return dx
 
 
 def _ternary_matmul_t_vjp(b: GraphBuilder, node: Node, dx: Value) -> Cotangents:
-    return b.op("ternary_matmul", dx, node.inputs[1]), None
+    dy, w = node.inputs
+    return b.op("ternary_matmul", dx, w), b.op("contract_rows", dy, dx)
 
 
 def _ternary_matmul_t_case(rows: int, width: int, out: int) -> Case:
@@ -173,9 +231,26 @@ OPS = (
         _quantize_type,
         _quantize,
         Cases(_quantize_case, _SIZES[:2], ((1, 1), (5, 7), (64, 512), (33, 6912))),
-        _quantize_vjp,
-        surrogate=_quantize_surrogate,
+        _straight_through,
+        surrogate=_identity,
         split=by_rows(0, of=1),
+    ),
+    OpDef(
+        "dequantize",
+        _dequantize_type,
+        _dequantize,
+        Cases(_dequantize_case, _SIZES[:2], ((1, 1), (5, 7), (64, 512))),
+        _straight_through,
+        surrogate=_identity,
+        split=by_rows(0, of=1),
+    ),
+    OpDef(
+        "ternarize",
+        _ternarize_type,
+        _ternarize,
+        Cases(_ternarize_case, _SIZES[:2], ((1, 1), (5, 7), (96, 512), (256, 768))),
+        _straight_through,
+        surrogate=_identity,
     ),
     OpDef(
         "ternary_matmul",

@@ -78,14 +78,17 @@ def _loss_vjp(b: GraphBuilder, node: Node, dnll: Value | None, dlse: Value | Non
         spread, peak = dlse, b.op("scale", dlse, factor=0.0)
     else:
         spread, peak = (dnll if dlse is None else b.op("add", dnll, dlse)), dnll
-    dh = b.op("linear_cross_entropy_grad", spread, peak, h, table, labels, lse)
-    return dh, None, None
+    operands = (spread, peak, h, table, labels, lse)
+    dh = b.op("linear_cross_entropy_grad", *operands)
+    if table.type.dtype is not h.type.dtype:
+        return dh, None, None
+    return dh, b.op("linear_cross_entropy_table_grad", *operands), None
 
 
-def _loss_case(rows: int, width: int, vocabulary: int) -> Case:
+def _loss_case(rows: int, width: int, vocabulary: int, trained: int) -> Case:
     operands = (
         operand("f32", rows, width),
-        operand("f16", vocabulary, width),
+        operand("f32" if trained else "f16", vocabulary, width),
         operand("i32", rows, draw=integers(-1, vocabulary)),
     )
     return Case(operands)
@@ -109,12 +112,12 @@ def _loss_grad_type(
     return h
 
 
-def _loss_grad(
+def _gradient_chunks(
     spread: Array, peak: Array, h: Array, table: Array, labels: Array, lse: Array
-) -> Array:
+) -> Iterator[tuple[int, Array, Array]]:
+    """Gradients of the logits of labelled rows, with the rows of the table that they are of."""
     rows = np.flatnonzero(labels >= 0)
     kept, targets = h[rows], labels[rows]
-    dkept = np.zeros_like(kept)
     for begin, chunk in _chunks(table, h.dtype):
         z = kept @ chunk.T
         z -= lse[rows, None]
@@ -122,7 +125,16 @@ def _loss_grad(
         z *= spread[rows, None]
         hits, columns = _label_columns(targets, begin, chunk.shape[0])
         z[hits, columns] -= peak[rows[hits]]
-        dkept += z @ chunk
+        yield begin, chunk, z
+
+
+def _loss_grad(
+    spread: Array, peak: Array, h: Array, table: Array, labels: Array, lse: Array
+) -> Array:
+    rows = np.flatnonzero(labels >= 0)
+    dkept = np.zeros_like(h[rows])
+    for _, chunk, dz in _gradient_chunks(spread, peak, h, table, labels, lse):
+        dkept += dz @ chunk
     dh = np.zeros_like(h)
     dh[rows] = dkept
     return dh
@@ -132,9 +144,42 @@ def _loss_grad_case(rows: int, width: int, vocabulary: int) -> Case:
     """Logits of variance 1 and about the lse that they have, so that probabilities are some."""
     row = operand("f32", rows, draw=normal)
     h = operand("f32", rows, width, draw=scaled(1 / math.sqrt(width)))
-    _, *others = _loss_case(rows, width, vocabulary).operands
+    _, *others = _loss_case(rows, width, vocabulary, 0).operands
     lse = math.log(vocabulary) + 0.5
     return Case((row, row, h, *others, operand("f32", rows, draw=uniform(lse, lse + 0.1))))
+
+
+# %dtable = linear_cross_entropy_table_grad(%spread, %peak, %h, %table, %labels, %lse)
+#
+# dtable = (spread softmax(z) - peak onehot(label))^T h, over the rows that have a label.
+
+
+def _table_grad_type(
+    spread: TensorType,
+    peak: TensorType,
+    h: TensorType,
+    table: TensorType,
+    labels: TensorType,
+    lse: TensorType,
+) -> TensorType:
+    _loss_grad_type(spread, peak, h, table, labels, lse)
+    expect(table.dtype is h.dtype, f"{table} is not a matrix of {h.dtype}")
+    return table
+
+
+def _table_grad(
+    spread: Array, peak: Array, h: Array, table: Array, labels: Array, lse: Array
+) -> Array:
+    kept = h[labels >= 0]
+    dtable = np.empty_like(table)
+    for begin, chunk, dz in _gradient_chunks(spread, peak, h, table, labels, lse):
+        dtable[begin : begin + chunk.shape[0]] = dz.T @ kept
+    return dtable
+
+
+def _table_grad_case(rows: int, width: int, vocabulary: int) -> Case:
+    spread, peak, h, _, labels, lse = _loss_grad_case(rows, width, vocabulary).operands
+    return Case((spread, peak, h, operand("f32", vocabulary, width), labels, lse))
 
 
 _RANGES = ((1, 6), (1, 5), (2, 9))
@@ -145,7 +190,11 @@ OPS = (
         "linear_cross_entropy",
         _loss_type,
         _loss,
-        Cases(_loss_case, _RANGES, _FIXED),
+        Cases(
+            _loss_case,
+            (*_RANGES, (0, 1)),
+            ((1, 1, 2, 0), (5, 7, 11, 1), (60, 64, 4096, 0), (3, 16, 20000, 0), (9, 8, 9000, 1)),
+        ),
         _loss_vjp,
         split=by_rows(0, 2, of=3, outputs=2),
     ),
@@ -156,5 +205,12 @@ OPS = (
         Cases(_loss_grad_case, _RANGES, _FIXED),
         no_vjp="second derivatives are not needed",
         split=by_rows(0, 1, 2, 4, 5, of=6),
+    ),
+    OpDef(
+        "linear_cross_entropy_table_grad",
+        _table_grad_type,
+        _table_grad,
+        Cases(_table_grad_case, _RANGES, _FIXED),
+        no_vjp="second derivatives are not needed",
     ),
 )

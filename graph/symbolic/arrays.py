@@ -52,12 +52,12 @@ class SymbolArray(np.ndarray[Any, Any]):
 
 @dataclass(frozen=True, eq=False)
 class SymbolicTernary(Ternary):
-    """A ternary weight whose codes are symbols: what holds of it holds of all codes."""
+    """A ternary weight whose codes are expressions: what holds of it holds of all codes."""
 
     symbols: SymbolArray = field(kw_only=True)
 
     def codes(self) -> Any:
-        """One symbol for each code."""
+        """One expression for each code."""
         return self.symbols
 
 

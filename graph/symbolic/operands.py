@@ -29,13 +29,13 @@ def symbolic(type: TensorType, of: SymbolArray, drawn: HostValue) -> HostValue:
 
     Args:
         type: of the operand.
-        of: its variables. The codes of a ternary matrix, the values that int8 codes stand for, or
-            the elements of a tensor of floats.
+        of: its variables: the values that ternary or int8 codes stand for, or the elements of a
+            tensor of floats.
         drawn: a value with numbers, taken for whole numbers such as ids.
     """
     if type.dtype is DType.T2:
         scale: Any = _symbol("scale", {})
-        return SymbolicTernary(_NO_BYTES, scale, type.shape, symbols=of)
+        return SymbolicTernary(_NO_BYTES, scale, type.shape, symbols=of / scale)
     if type.dtype is DType.Q8:
         scales = variables("rowscale", (type.shape[0], 1))
         return Quantized(of * scales, scales)  # codes before they are rounded

@@ -67,6 +67,7 @@ ESTIMATES: Final[Mapping[str, tuple[_Work, float]]] = {
     "attention_grad":            (_attention_grad, 8e12),
     "linear_cross_entropy":      (_product,        30e12),
     "linear_cross_entropy_grad": (_loss_grad,      30e12),
+    "linear_cross_entropy_table_grad": (_loss_grad, 8e12),
 }  # fmt: skip
 """Ops that take longer than it takes to move their bytes, as on a large GPU.
 

@@ -6,7 +6,7 @@ from typing import Protocol
 from ...graph.ir import Node
 from .elementwise import ElementwiseChains
 from .pattern import Pattern
-from .products import LowProducts, Product, ProductGradients, WeightGradients
+from .products import CodeGradients, LowProducts, Product, ProductGradients, WeightGradients
 from .updates import Updates
 from .view import View
 
@@ -114,7 +114,16 @@ ATTENTION_GRAD_ROPE = Pattern(
 )
 """Gradients for rotated queries and keys, turned back where they are written."""
 
-PRODUCTS = (ProductGradients(), WeightGradients(), Product(), LowProducts())
+LOSS_GRADIENTS = Pattern(
+    "loss_gradients",
+    """
+    dh     = linear_cross_entropy_grad(spread, peak, h, table, labels, lse)
+    dtable = linear_cross_entropy_table_grad(spread, peak, h, table, labels, lse)
+    """,
+)
+"""Both gradients of the cross-entropy, which begin with that of the logits."""
+
+PRODUCTS = (ProductGradients(), CodeGradients(), WeightGradients(), Product(), LowProducts())
 """Groups around matrix products, which take the sums before and behind them."""
 
 ELEMENTWISE = ElementwiseChains("elementwise")
@@ -122,6 +131,7 @@ ELEMENTWISE = ElementwiseChains("elementwise")
 
 PATTERNS: tuple[Finder, ...] = (
     ATTENTION_GRAD_ROPE,
+    LOSS_GRADIENTS,
     *PRODUCTS,
     *ROW_PATTERNS,
     ELEMENTWISE,

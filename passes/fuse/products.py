@@ -6,6 +6,7 @@ What each finder gives, with its kernels in mind:
 - ``product``: a ternary product, ``low B^T`` added to it, and a residual added or heads rotated;
 - ``product_gradients``: the cotangent of an x that several projections read, one sum over them of
   ``dy W + (s dy B) A``;
+- ``code_gradients``: the gradients of whole weights whose products read the same codes;
 - ``weight_gradients``: the gradients of all A and B that belong to the same x.
 """
 
@@ -216,6 +217,23 @@ def through_products(nodes: Iterable[Node], made: Mapping[str, Node]) -> tuple[T
             return None
         found[low.x] = Through(found[low.x].product, low, weight)
     return tuple(found.values()) or None
+
+
+class CodeGradients:
+    """``contract_rows(dy, dequantize(codes))`` for all projections that read the same codes."""
+
+    name = "code_gradients"
+
+    def find(self, view: View) -> Iterator[tuple[Node, ...]]:
+        """One group for each codes whose floats nothing else reads."""
+        for node in view.graph.nodes:
+            if node.op != "dequantize":
+                continue
+            (x,) = node.outputs
+            users = view.users[x.name]
+            fit = all(user.op == "contract_rows" and user.inputs[0] != x for user in users)
+            if users and fit and x.name not in view.returned and len(users) <= MOST_MEMBERS:
+                yield (node, *users)
 
 
 class WeightGradients:

@@ -1,26 +1,32 @@
 """Gradients, causality and packing of a whole BitNet with adapters."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.graph.ir import Role
 from bitgraph.graph.ops import OPS
-from bitgraph.models.bitnet.config import PROJECTIONS
+from bitgraph.graph.ops.record import OpDef
+from bitgraph.models.bitnet.config import PROJECTIONS, weight_shapes
 from bitgraph.models.bitnet.forward import loss_graph
 from bitgraph.passes.grad import Grad
 from bitgraph.passes.lora import Lora
 from bitgraph.passes.manager import PassManager
+from bitgraph.passes.masters import Masters
 from gradcheck import check_graph
-from planted import MODEL_RULES, Rule
+from planted import MASTER_RULES, MODEL_RULES, Rule
 from tiny_model import (
     CONFIG,
+    as_double,
     batch_values,
+    master_values,
     model_values,
     random_batch,
     random_values,
     smooth_loss_graph,
+    smooth_master_graph,
     smooth_values,
 )
 
@@ -86,7 +92,46 @@ def test_with_b_at_zero_only_b_has_a_gradient() -> None:
         assert np.any(np.asarray(results[f"{name}.grad"])) == (".lora_B." in name)
 
 
+def check_masters(seed: int = 0, **changes: Any) -> dict[str, np.ndarray]:
+    config = replace(CONFIG, **changes)
+    batch = random_batch(LENGTHS, seed=seed)
+    graph = smooth_master_graph(len(batch.tokens), config)
+    values = {**master_values(config, seed), **batch_values(batch)}
+    return check_graph(graph, as_double(values), np.random.default_rng(seed), 0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_gradient_of_every_master(tied: bool) -> None:
+    gradients = check_masters(tie_word_embeddings=tied)
+    weights = weight_shapes(replace(CONFIG, tie_word_embeddings=tied))
+    assert sorted(gradients) == sorted(weights)
+    for name, gradient in gradients.items():
+        assert gradient.shape == weights[name]
+        looked_up = not tied and name == "embed_tokens.weight"  # only tokens of the batch
+        assert looked_up or np.count_nonzero(gradient) == gradient.size
+
+
+def test_quantized_gradients_reach_every_master() -> None:
+    batch = random_batch(LENGTHS)
+    graph = PassManager([Masters(), Grad()]).run(loss_graph(CONFIG, len(batch.tokens)))
+    results = evaluate(graph, {**master_values(), **batch_values(batch)})
+    for name in weight_shapes(CONFIG):
+        gradient = results[f"{name}.grad"]
+        assert isinstance(gradient, np.ndarray)
+        assert gradient.dtype == np.float32
+        assert np.count_nonzero(gradient) > 0.9 * gradient.size
+
+
 # Planted errors in the composed model
+
+
+@pytest.mark.parametrize(("what", "op"), MASTER_RULES)
+def test_a_planted_error_is_caught_in_the_masters(
+    what: str, op: OpDef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(OPS, op.name, op)
+    with pytest.raises(AssertionError, match="is off by"):
+        check_masters()
 
 
 @pytest.mark.parametrize(("name", "rule"), MODEL_RULES)

@@ -78,6 +78,52 @@ def test_quantize_uses_the_whole_range_and_no_more() -> None:
     assert np.all(np.abs(restored - x) <= np.abs(x).max(axis=1, keepdims=True) / 254 * 1.0001)
 
 
+def test_dequantize_divides_codes_by_their_rows_scale() -> None:
+    codes = np.array([[127, -128, 0], [1, 2, -3]], np.int8)
+    x = evaluate("dequantize", Quantized(codes, np.array([[2.0], [0.5]], np.float32)))
+    assert x.dtype == np.float32
+    assert x.tolist() == [[63.5, -64.0, 0.0], [2.0, 4.0, -6.0]]
+
+
+# ternarize
+
+
+@QUIET
+@given(st.lists(ROWS.filter(lambda row: len(row) >= 2), min_size=1, max_size=1))
+@example([[0.0, 0.0]])
+@example([[1e-6, -1e-7]])
+def test_ternarize_equals_a_scalar_loop(rows: list[list[float]]) -> None:
+    w = np.array(rows, np.float32)
+    mean = np.float32(np.abs(w).mean(dtype=np.float32))
+    scale = max(float(mean), float(np.float32(1e-5)))
+    inverse = np.float32(1) / np.float32(scale)
+    t = evaluate("ternarize", w)
+    assert t.scale == scale
+    assert t.codes().tolist() == [
+        [max(-1, min(1, round(float(np.float32(x) * inverse)))) for x in row] for row in w
+    ]
+
+
+def test_ternarize_rounds_ties_to_even_and_takes_one_scale_for_all() -> None:
+    w = np.array([[0.5, -0.5, 1.5], [1.5, 1.0, -1.0]], np.float32)  # absmean 1
+    t = evaluate("ternarize", w)
+    assert t.scale == 1.0
+    assert t.codes().tolist() == [[0, 0, 1], [1, 1, -1]]
+    assert t.shape == (2, 3)
+
+
+def test_ternary_products_take_the_floats_behind_the_codes_too() -> None:
+    rng = generator()
+    w = Ternary.pack(rng.integers(-1, 2, (5, 7)), 0.25)
+    dense = w.dense(np.float32) * np.float32(w.scale)
+    x, dy = (rng.standard_normal((3, n)).astype(np.float32) for n in (7, 5))
+    for name, left in (("ternary_matmul", x), ("ternary_matmul_t", dy)):
+        np.testing.assert_allclose(evaluate(name, left, dense), evaluate(name, left, w), rtol=1e-5)
+    q = evaluate("quantize", x)
+    exact = evaluate("ternary_matmul", q, w)
+    np.testing.assert_allclose(evaluate("ternary_matmul", q, dense), exact, rtol=1e-5)
+
+
 # products
 
 

@@ -21,8 +21,8 @@ from bitgraph.graph.types import GraphError
 from op_cases import run
 from planted import MODEL_RULES, PLANTED, Rule
 
-ROUNDED = {"quantize", "ternary_matmul"}
-"""Ops with int8 codes, which symbols do not round."""
+ROUNDED = {"quantize", "dequantize", "ternarize", "ternary_matmul"}
+"""Ops with codes, which symbols do not round."""
 
 EXACT = [op for op in OPS.values() if op.vjp is not None and op.name not in ROUNDED]
 
@@ -69,7 +69,7 @@ def test_symbols_mean_what_numbers_mean(op: OpDef) -> None:
     for value, symbols in zip(drawn, traced.operands, strict=True):
         if isinstance(value, Ternary):
             point.update({sympy.Symbol("scale", real=True): value.scale})
-            point.update(zip(symbols.flat, value.codes().flat, strict=True))
+            point.update(zip(symbols.flat, (value.codes() * value.scale).flat, strict=True))
             numbers.append(value)
         else:
             point.update(zip(symbols.flat, map(float, value.flat), strict=True))

@@ -12,10 +12,10 @@ from bitgraph.graph.rewrite import with_inputs
 from bitgraph.graph.tensors import HostValue
 from bitgraph.graph.verify import verify
 from bitgraph.models.bitnet.forward import loss_graph
-from bitgraph.passes.cleanup import MergeCommonSubexpressions
+from bitgraph.passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
 from bitgraph.passes.manager import PassManager
 from bitgraph.passes.pipeline import PASSES, parse_pipeline
-from graphs import TRAINING, staged
+from graphs import PRETRAINING, TRAINING, staged
 from op_cases import assert_same_bits
 from tiny_model import CONFIG, batch_values, model_values, random_batch, random_values
 
@@ -49,9 +49,10 @@ def test_cleaning_up_changes_no_bit(before: str, after: str) -> None:
         assert_same_bits(results(after)[value.name], results(before)[value.name])
 
 
-def test_dead_code_of_the_backward_pass_is_removed() -> None:
-    graphs = staged(TRAINING, TOKENS)
-    assert len(graphs["5-dce"].nodes) < len(graphs["3-adamw"].nodes)
+@pytest.mark.parametrize("pipeline", [TRAINING, PRETRAINING])
+def test_the_backward_pass_holds_no_dead_code(pipeline: str) -> None:
+    graph = staged(pipeline, TOKENS)["2-grad"]
+    assert EliminateDeadCode()(graph) == graph
 
 
 def test_merging_undoes_the_doubling_of_every_node() -> None:

@@ -9,8 +9,8 @@ import pytest
 from bitgraph.backends.equivalence import TOLERANCES
 from bitgraph.backends.numpy.backend import NumpyBackend
 from bitgraph.backends.numpy.evaluate import evaluate
+from bitgraph.backends.vulkan.chain_source import chain_source
 from bitgraph.backends.vulkan.chains import Chain, Step, parse_chain
-from bitgraph.backends.vulkan.generate import chain_source
 from bitgraph.backends.vulkan.kernels import kernel
 from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.backends.vulkan.lowering import RULES, lower_calls

@@ -110,6 +110,19 @@ def test_rows_that_meet_are_added_in_order(limits: Limits, run: Run) -> None:
     assert_same(graph, values, run(graph, values, limits))
 
 
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("columns", [3, 256, 700])
+def test_many_rows_that_meet(columns: int, run: Run) -> None:
+    """More ids than a workgroup looks at in one go, most of them the same."""
+    rng = np.random.default_rng(0)
+    count = 2500
+    ids = np.where(rng.random(count) < 0.7, 2, rng.integers(0, 9, count)).astype(np.int32)
+    case = Case((operand("f32", count, columns), operand("i32", count)), {"rows": 9})
+    graph = one_op_graph(OPS["scatter_add_rows"], case)
+    values = {**values_of(graph, case), "x1": ids}
+    assert_same(graph, values, run(graph, values))
+
+
 def writing(rows: int, columns: int, count: int) -> Case:
     return Case(
         (

@@ -7,7 +7,6 @@ import numpy.typing as npt
 import pytest
 import vulkan_cases
 from bitgraph.backends.numpy.evaluate import evaluate
-from bitgraph.backends.vulkan.kernels import kernel
 from bitgraph.backends.vulkan.layout import to_bytes
 from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.backends.vulkan.lowering.linear import MEANINGS
@@ -31,7 +30,14 @@ from bitgraph.graph.tensors import HostValue, Quantized, Ternary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_cases import assert_close, fixed_cases, one_op_graph, random_cases
-from vulkan_cases import device_limits, kernel_device, run_on_device, simulate, values_of
+from vulkan_cases import (
+    assert_heads,
+    device_limits,
+    kernel_device,
+    run_on_device,
+    simulate,
+    values_of,
+)
 
 NAMES = ("ternary_matmul", "ternary_matmul_t", "matmul", "contract_rows")
 FAMILY = [OPS[name] for name in NAMES]
@@ -98,6 +104,15 @@ MORE = [
     param("matmul", 70, 8, 1408, transpose_b=False),
     param("contract_rows", 16, 700, 132),
     param("contract_rows", 133, 515, 24),
+    # The gradients of whole weights: few tiles, many rows.
+    param("contract_rows", 130, 1100, 200),
+    param("contract_rows", 256, 4096, 128),
+    # What the smooth graph has in the place of ternary weights.
+    param("ternary_matmul", 70, 100, 130, dtypes="f32 f32"),
+    param("ternary_matmul", 3, 130, 20, dtypes="f32 f32"),
+    param("ternary_matmul", 20, 61, 70, dtypes="q8 f32"),
+    param("ternary_matmul_t", 30, 640, 384, dtypes="f32 f32"),
+    param("ternary_matmul_t", 5, 7, 3, dtypes="f32 f32"),
     # The head and the gradient of its input.
     param("matmul", 1, 256, 1000, dtypes=HALF),
     param("matmul", 3, 9, 50, dtypes=HALF),
@@ -107,7 +122,7 @@ MORE = [
     param("matmul", 12, 11, 5, dtypes=HALF, transpose_b=False),
 ]
 ALL = [*fixed_cases(FAMILY), *MORE]
-QUANTIZED = [p for p in ALL if p.values[1].operands[0].type.dtype == "q8"]
+QUANTIZED = [p for p in ALL if [o.type.dtype for o in p.values[1].operands] == CODES.split()]
 ON_UNITS = [
     param("ternary_matmul", 40, 512, 96, dtypes=CODES),
     param("ternary_matmul", 9, 128, 4, dtypes=CODES),
@@ -132,7 +147,7 @@ def assert_right(
     values: dict[str, HostValue],
     halves: bool = False,
 ) -> None:
-    quantized = graph.inputs[0].value.type.dtype == "q8"
+    quantized = [item.value.type.dtype for item in graph.inputs] == CODES.split()
     tolerance = EXACT if quantized else ROUNDED if halves else SUMMED
     for name, expected in evaluate(graph, values).items():
         assert_close(given[name], expected, tolerance)
@@ -315,14 +330,4 @@ def test_padding_of_codes_is_never_used(monkeypatch):
 @pytest.mark.parametrize("target", ["vulkan1.2", "vulkan1.3"])
 def test_kernels_are_what_their_heads_say(target):
     """Those for matrix units too, which no CPU device runs."""
-    from bitgraph.backends.vulkan.compiler import compile_shaders
-    from bitgraph.backends.vulkan.device import SHADERS
-    from bitgraph.backends.vulkan.spirv import reflect
-
-    sources = {name: SHADERS / f"{name}.comp" for name in MEANINGS}
-    for name, spirv in compile_shaders(sources, [SHADERS], target).items():
-        interface, record = reflect(spirv, name), kernel(name)
-        assert tuple(interface.constants) == record.constants, name
-        for binding, parameter in zip(interface.bindings, record.parameters, strict=True):
-            assert binding.readable == (parameter.access is not Access.WRITE), name
-            assert binding.writable == (parameter.access is not Access.READ), name
+    assert_heads(MEANINGS, target)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.limits import Limits
+from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.ir import Graph
 from bitgraph.graph.ops import FAMILIES, OPS
 from bitgraph.graph.ops.record import Case, OpDef
@@ -79,6 +80,16 @@ def test_what_is_not_finite_stays_in_its_row_and_is_not_hidden(
     (y,) = run(graph, values).values()
     assert isinstance(y, np.ndarray)
     np.testing.assert_array_equal(np.isfinite(y).all(axis=1), [True, True, False, True])
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("sizes", [(128, 5), (1000, 33), (777, 256)], ids=str)
+def test_the_gradient_of_a_weight_is_added_in_parts(sizes: tuple[int, int], run: Run) -> None:
+    op = OPS["rms_norm_weight_grad"]
+    case = op.cases.make(*sizes)
+    kernels = [d.kernel for d in make_plan(one_op_graph(op, case), Limits()).schedule.dispatches]
+    assert kernels == ["inverse_rms", "rms_norm_weight_grad", "sum_parts"]
+    check_case(op, case, run, assert_right)
 
 
 @pytest.mark.parametrize("op", FAMILY, ids=lambda op: op.name)

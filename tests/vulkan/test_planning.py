@@ -1,5 +1,7 @@
 """Memory planning, barriers and windows, without a device: intervals in, offsets out."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
@@ -23,7 +25,7 @@ from bitgraph.graph.tensors import HostValue
 from bitgraph.models.bitnet.forward import decode_graph, logits_graph, loss_graph
 from bitgraph.models.bitnet.presets import preset_config
 from bitgraph.passes.fuse.fuse import Fuse
-from graphs import all_graphs, training_graph
+from graphs import all_graphs, pretraining_graph, training_graph
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_model import batch_values, model_values, random_batch, random_values
@@ -122,10 +124,19 @@ def state_of(graph: Graph, seed: int = 3) -> dict[str, HostValue]:
     return {k: v for k, v in values.items() if k in {i.value.name for i in graph.inputs}}
 
 
-def step_values(fused: bool = False) -> tuple[Graph, dict[str, HostValue]]:
+STEPS = [
+    pytest.param(kind, fused, id=f"{name}{'-fused' * fused}")
+    for name, kind in (("adapters", training_graph), ("masters", pretraining_graph))
+    for fused in (False, True)
+]
+
+
+def step_values(
+    kind: Callable[[int], Graph] = training_graph, fused: bool = False
+) -> tuple[Graph, dict[str, HostValue]]:
     """A training step of the tiny model, and all it reads."""
-    batch = random_batch([7, 5], multiple=4)
-    graph = training_graph(batch.tokens.size)
+    batch = random_batch([7, 5], multiple=4, whole=True)
+    graph = kind(batch.tokens.size)
     graph = Fuse()(graph) if fused else graph
     schedule = {"lr": np.array(1e-2, np.float32), "step": np.array(3, np.int32)}
     values = {**model_values(), **state_of(graph), **batch_values(batch), **schedule}
@@ -140,9 +151,11 @@ def nearly(given: HostValue, wanted: HostValue) -> bool:
     )
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
-def test_a_training_step_survives_poison_and_shuffling(fused: bool) -> None:
-    graph, values = step_values(fused)
+@pytest.mark.parametrize(("kind", "fused"), STEPS)
+def test_a_training_step_survives_poison_and_shuffling(
+    kind: Callable[[int], Graph], fused: bool
+) -> None:
+    graph, values = step_values(kind, fused)
     wanted = evaluate(graph, values)
     plan = make_plan(graph, Limits())
     for seed in range(5):
@@ -179,9 +192,11 @@ def fails(plan: Plan, commands: tuple[Command, ...], graph: Graph, values: dict[
     return False
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
-def test_every_barrier_of_a_training_step_is_needed(fused: bool) -> None:
-    graph, values = step_values(fused)
+@pytest.mark.parametrize(("kind", "fused"), STEPS)
+def test_every_barrier_of_a_training_step_is_needed(
+    kind: Callable[[int], Graph], fused: bool
+) -> None:
+    graph, values = step_values(kind, fused)
     wanted = evaluate(graph, values)
     plan = make_plan(graph, Limits())
     commands = plan.schedule.commands

@@ -6,6 +6,7 @@ from ..limits import Limits
 from . import (
     adapters,
     attention,
+    contraction,
     copies,
     dropout,
     elementwise,
@@ -28,6 +29,7 @@ _FAMILIES = (
     norm,
     quantize,
     linear,
+    contraction,
     adapters,
     rope,
     attention,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ....graph.ir import Node, Value
 from ....graph.ops.fused import expanded
 from ....graph.tensors import HostValue
-from ....graph.types import tensor
+from ....graph.types import DType, tensor
 from ....passes.fuse.products import Low, Through, low_of, through_products
 from ..limits import Limits
 from ..variants import with_members
@@ -51,6 +51,9 @@ def _product(lowering: Lowering, node: Node) -> None:
     up = next((inner for inner in nodes if inner.op == "matmul"), None)
     low, weight = (None, None) if up is None else up.inputs
     x, w = product.inputs
+    if w.type.dtype is not DType.T2:
+        lowering.lower_apart(node)
+        return
     extras = Extras(low, weight, _taken_in(nodes, made))
     *_, last = nodes
     if last.op == "rope" and rotates(lowering, x, w, last):
@@ -69,6 +72,9 @@ def _product_gradients(lowering: Lowering, node: Node) -> None:
     made = {value.name: inner for inner in nodes for value in inner.outputs}
     members = through_products(nodes, made)
     assert members is not None, "the pattern's finder sees to that"
+    if any(member.product.inputs[1].type.dtype is not DType.T2 for member in members):
+        lowering.lower_apart(node)
+        return
     powers = _narrow(lowering, members, made)
     (result,) = (value for value in node.outputs if made[value.name].op == "add")
     terms: list[Backward] = []

@@ -48,6 +48,7 @@ class Lowering:
     Attributes:
         limits: of the device.
         calls: so far, in a valid order.
+        row_powers: what `row_power` gave so far, by name of the value, for later nodes.
         views: values that are another value's bytes under another type.
         donors: values that are written over another value, by in-place aliases.
         inputs: names of the values that come from outside.
@@ -62,6 +63,7 @@ class Lowering:
     ) -> None:
         self.limits = limits
         self.calls: list[Call] = []
+        self.row_powers: dict[str, Value] = {}
         self.views: dict[str, Value] = {}
         self.donors = donors
         self.inputs = inputs
@@ -124,7 +126,7 @@ class Lowering:
         self.calls.append(Call(name, ordered, tuple(bound), groups, self.label))
 
     def scratch(self, type: TensorType) -> Value:
-        """A value that only calls of the present node use."""
+        """A value that the graph does not have, for calls of the present node."""
         self._scratch += 1
         return Value(f"scratch.{self._scratch}", type)
 

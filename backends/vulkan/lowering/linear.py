@@ -16,6 +16,7 @@ from ..limits import Limits
 from ..variants import with_members
 from .calls import Lowering, Meaning, Part, Rule, groups_for, row_ranges, rows_of, whole
 from .meanings import arrays, of_op
+from .quantize import dequantize
 from .tiles import TILE_K, WORKGROUP, Tile, lanes_for, parts_for, tile_for, unit_tile_for
 
 FEW_ROWS = 8
@@ -64,14 +65,21 @@ _NOTHING = Extras()
 
 def _ternary_matmul(lowering: Lowering, node: Node) -> None:
     x, w = node.inputs
-    ternary_product(lowering, x, w, node.outputs[0], _NOTHING)
+    (y,) = node.outputs
+    if w.type.dtype is DType.T2:
+        ternary_product(lowering, x, w, y, _NOTHING)
+        return
+    if x.type.dtype is DType.Q8:
+        codes, x = x, lowering.scratch(tensor("f32", *x.type.shape))
+        dequantize(lowering, codes, x)
+    _matmul_across(lowering, x, w, y)
 
 
 def ternary_product(lowering: Lowering, x: Value, w: Value, y: Value, extras: Extras) -> None:
-    """Y = x w^T and what is added to it."""
+    """Y = x w^T and what is added to it, with ternary weights."""
     sizes = (*x.type.shape, w.type.shape[0])
     if x.type.dtype is not DType.Q8:
-        _product(lowering, "ternary_matmul_f32", sizes, extras=extras, x=x, w=w, y=y)
+        tiled_product(lowering, "ternary_matmul_f32", sizes, {"x": x, "w": w}, y, extras=extras)
     elif _is_matvec(x):
         _ternary_matvec(lowering, sizes, x, w, y, extras)
     else:
@@ -95,7 +103,7 @@ def _ternary_tiles(
 ) -> None:
     rows, inner, columns = sizes
     limits = lowering.limits
-    kernel, tile = f"ternary_matmul{_dot(lowering)}", tile_for(rows, columns)
+    kernel, tile = f"ternary_matmul{_dot(lowering)}", tile_for(rows, columns, 1)
     unit_tile = _codes_tile(lowering, x, w)
     if unit_tile is not None:
         kernel, tile = "ternary_matmul_cm", unit_tile
@@ -158,6 +166,9 @@ class Backward:
 
 def _ternary_matmul_t(lowering: Lowering, node: Node) -> None:
     x, w = node.inputs
+    if w.type.dtype is not DType.T2:
+        _plain_matmul(lowering, x, w, node.outputs[0])
+        return
     power = None
     if halves_tile(lowering, x, w) is not None:
         power = row_power(lowering, x)
@@ -165,11 +176,14 @@ def _ternary_matmul_t(lowering: Lowering, node: Node) -> None:
 
 
 def row_power(lowering: Lowering, x: Value) -> Value:
-    """The power of two near the largest magnitude of each row."""
+    """The power of two near the largest magnitude of each row, computed once for each x."""
+    if x.name in lowering.row_powers:
+        return lowering.row_powers[x.name]
     rows, columns = x.type.shape
     power = lowering.scratch(tensor("f32", rows))
     constants = {"ROWS": rows, "COLUMNS": columns}
     lowering.call("row_power", groups_for(rows, 1, lowering.limits), constants, x=x, y=power)
+    lowering.row_powers[x.name] = power
     return power
 
 
@@ -193,8 +207,8 @@ def ternary_products_t(
         if some[0].power is None:
             (term,) = some
             extras = Extras(term.low, term.weight, added)
-            x, w, sizes = term.x, term.w, (*term.x.type.shape, y.type.shape[1])
-            _product(lowering, "ternary_matmul_t", sizes, extras=extras, x=x, w=w, y=target)
+            sizes, factors = (*term.x.type.shape, y.type.shape[1]), {"x": term.x, "w": term.w}
+            tiled_product(lowering, "ternary_matmul_t", sizes, factors, target, extras=extras)
         else:
             _ternary_units_t(lowering, some, target, added)
         added = target
@@ -232,22 +246,33 @@ def _contract_rows(lowering: Lowering, node: Node) -> None:
     a, b = node.inputs
     inner, rows = a.type.shape
     sizes = (rows, inner, b.type.shape[1])
-    _product(lowering, "contract_rows", sizes, a=a, b=b, y=node.outputs[0])
+    tiled_product(lowering, "contract_rows", sizes, {"a": a, "b": b}, node.outputs[0])
 
 
 def _matmul(lowering: Lowering, node: Node) -> None:
+    multiply = _matmul_across if node.attributes["transpose_b"] else _plain_matmul
     a, b = node.inputs
-    (y,) = node.outputs
-    half = "_f16" if b.type.dtype is DType.F16 else ""
-    if not node.attributes["transpose_b"]:
-        sizes = (*a.type.shape, b.type.shape[1])
-        _product(lowering, f"matmul{half}", sizes, a=a, b=b, y=y)
-        return
+    multiply(lowering, a, b, node.outputs[0])
+
+
+def _half(b: Value) -> str:
+    """Suffix of the kernels for a second factor of f16."""
+    return "_f16" if b.type.dtype is DType.F16 else ""
+
+
+def _plain_matmul(lowering: Lowering, a: Value, b: Value, y: Value) -> None:
+    """Y = a b."""
+    sizes = (*a.type.shape, b.type.shape[1])
+    tiled_product(lowering, f"matmul{_half(b)}", sizes, {"a": a, "b": b}, y)
+
+
+def _matmul_across(lowering: Lowering, a: Value, b: Value, y: Value) -> None:
+    """Y = a b^T."""
     for begin, rows in row_ranges(lowering.limits, a, y):
         some_a, some_y = rows_of(a, begin, rows), rows_of(y, begin, rows)
         for first, columns in row_ranges(lowering.limits, b):
             some_b = rows_of(b, first, columns)
-            _matmul_t(lowering, half, some_a, some_b, some_y, first)
+            _matmul_t(lowering, _half(b), some_a, some_b, some_y, first)
 
 
 def _matmul_t(lowering: Lowering, half: str, a: Part, b: Part, y: Part, first: int) -> None:
@@ -260,18 +285,19 @@ def _matmul_t(lowering: Lowering, half: str, a: Part, b: Part, y: Part, first: i
         constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **lanes, **place}
         lowering.call(f"matvec{half}", groups, constants, a=a, b=b, y=y)
     else:
-        _product(lowering, f"matmul_t{half}", (rows, inner, columns), place, a=a, b=b, y=y)
+        tiled_product(
+            lowering, f"matmul_t{half}", (rows, inner, columns), {"a": a, "b": b}, y, place
+        )
 
 
-def _product(
+def tiled_product(
     lowering: Lowering,
     kernel: str,
     sizes: tuple[int, ...],
-    place: Mapping[str, int] | None = None,
-    *,
-    extras: Extras = _NOTHING,
+    factors: Mapping[str, Value | Part],
     y: Value | Part,
-    **factors: Value | Part,
+    place: Mapping[str, int] | None = None,
+    extras: Extras = _NOTHING,
 ) -> None:
     """A tiled product of f32, in two stages where that gives more workgroups something to do.
 
@@ -279,14 +305,14 @@ def _product(
         lowering: gets the calls.
         kernel: its name.
         sizes: rows, inner length and columns.
+        factors: what is multiplied, by name.
+        y: the result.
         place: constants that say which columns of y are filled, where the kernel has them.
         extras: what is added to the result.
-        y: the result.
-        **factors: what is multiplied.
     """
     rows, inner, columns = sizes
     limits, target = lowering.limits, whole(y)
-    tile = tile_for(rows, columns)
+    tile = tile_for(rows, columns, inner)
     tiles = tile.count(rows, columns)
     parts = min(parts_for(tiles, inner), max(1, limits.max_range // target.type.nbytes))
     if parts > 1 and target.type.shape == (rows, columns):
@@ -299,9 +325,15 @@ def _product(
     operands = {**factors, **extras.operands}
     lowering.call(f"{kernel}{extras.options}", groups, constants, **operands, y=target)
     if parts > 1:
-        constants = {"PARTS": parts, "SIZE": rows * columns, "WORKGROUP": WORKGROUP}
-        groups = groups_for(rows * columns, WORKGROUP, limits)
-        lowering.call("sum_parts", groups, constants, x=target, y=y)
+        sum_parts(lowering, target, y)
+
+
+def sum_parts(lowering: Lowering, parts: Value | Part, y: Value | Part) -> None:
+    """Y = the sum along the first axis, always in the same order."""
+    count, size = whole(parts).type.shape[0], whole(y).type.size
+    constants = {"PARTS": count, "SIZE": size, "WORKGROUP": WORKGROUP}
+    groups = groups_for(size, WORKGROUP, lowering.limits)
+    lowering.call("sum_parts", groups, constants, x=parts, y=y)
 
 
 _Multiply: TypeAlias = Callable[[Array, Array, slice], Array]
@@ -314,15 +346,21 @@ def _by_parts(multiply: _Multiply) -> Meaning:
     def meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
         left, right, y = operands.values()
         assert isinstance(y, np.ndarray)
-        inner, rows, columns = (int(constants[name]) for name in ("INNER", "ROWS", "COLUMNS"))
+        rows, columns = int(constants["ROWS"]), int(constants["COLUMNS"])
         parts, first = int(constants.get("PARTS", 1)), int(constants.get("FIRST", 0))
-        step = math.ceil(math.ceil(inner / TILE_K) / parts) * TILE_K
+        step = part_of_inner(constants)
         target = y.reshape(parts, rows, -1)[:, :, first : first + columns]
         for k in range(parts):
             some = slice(k * step, (k + 1) * step)
             target[k] = multiply(_dense(left), _dense(right), some)
 
     return meaning
+
+
+def part_of_inner(constants: Mapping[str, int | float]) -> int:
+    """How much of the inner axis each part of a tiled product has; the last ones have less."""
+    inner, parts = int(constants["INNER"]), int(constants.get("PARTS", 1))
+    return math.ceil(math.ceil(inner / TILE_K) / parts) * TILE_K
 
 
 def _finished(meaning: Meaning, across: bool = False) -> Meaning:
@@ -372,7 +410,9 @@ def _transposed_times(a: Array, b: Array, some: slice) -> Array:
     return product
 
 
-def _sum_parts(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+def _sum_parts_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
     parts = operands["x"]
     assert isinstance(parts, np.ndarray)
     assign(operands["y"], np.sum(parts, axis=0))
@@ -439,5 +479,5 @@ MEANINGS: dict[str, Meaning] = {
     "matvec": _by_parts(_times_transposed),
     "matvec_f16": _by_parts(_times_transposed),
     "contract_rows": _by_parts(_transposed_times),
-    "sum_parts": _sum_parts,
+    "sum_parts": _sum_parts_meaning,
 }

@@ -1,4 +1,4 @@
-"""Rules and meanings of the kernels for the family `loss`: the cross-entropy and its gradient.
+"""Rules and meanings of the kernels for the family `loss`: the cross-entropy and its gradients.
 
 Both work on the rows that have a label, and on some rows of the table at a time.
 """
@@ -12,9 +12,10 @@ import numpy as np
 from ....graph.ir import Node, Value
 from ....graph.tensors import Array, HostValue
 from ....graph.types import DType, tensor
+from ....passes.fuse.patterns import LOSS_GRADIENTS
 from ..limits import Limits
-from .calls import Lowering, Meaning, Rule, groups_for, row_ranges, rows_of
-from .linear import row_powers
+from .calls import Lowering, Meaning, Rule, fused_rule, groups_for, row_ranges, rows_of
+from .linear import part_of_inner, row_powers, tiled_product
 from .meanings import arrays
 
 _SCRATCH = 64 << 20
@@ -123,8 +124,24 @@ def _loss(lowering: Lowering, node: Node) -> None:
 
 
 def _loss_grad(lowering: Lowering, node: Node) -> None:
-    spread, peak, h, table, labels, lse = node.inputs
-    (dh,) = node.outputs
+    _gradients(lowering, node.inputs, node.outputs[0], None)
+
+
+def _table_grad(lowering: Lowering, node: Node) -> None:
+    _gradients(lowering, node.inputs, None, node.outputs[0])
+
+
+def _both_gradients(lowering: Lowering, node: Node) -> None:
+    match = LOSS_GRADIENTS.bind(node)
+    operands = tuple(match[name] for name in ("spread", "peak", "h", "table", "labels", "lse"))
+    _gradients(lowering, operands, match["dh"], match["dtable"])
+
+
+def _gradients(
+    lowering: Lowering, operands: tuple[Value, ...], dh: Value | None, dtable: Value | None
+) -> None:
+    """The gradient by h, that by the table, or both, of a part of the table after the other."""
+    spread, peak, h, table, labels, lse = operands
     rows, width = h.type.shape
     limits = lowering.limits
     on_units = _on_units(limits, h, table)
@@ -132,8 +149,9 @@ def _loss_grad(lowering: Lowering, node: Node) -> None:
     row_bytes = rows * (2 if on_units else 4)
     chunks = _ranges(limits, table, min(_SCRATCH, limits.max_range) // row_bytes)
     listed, targets = _labelled_rows(lowering, labels, chunks)
-    constants = {"COUNT": dh.type.size, "VALUE": 0.0}
-    lowering.call("fill", groups_for(dh.type.size, 256, limits), constants, y=dh)
+    if dh is not None:
+        constants = {"COUNT": dh.type.size, "VALUE": 0.0}
+        lowering.call("fill", groups_for(dh.type.size, 256, limits), constants, y=dh)
     terms = 1 if on_units else 0
     factors, counted = _factors(lowering, h, listed, terms)
     scales = {"spread": spread, "peak": peak}
@@ -152,17 +170,22 @@ def _loss_grad(lowering: Lowering, node: Node) -> None:
             **listed,
             **factors,
         )
-        tile = _tile(limits, rows, width, terms)
-        lowering.call(
-            _kernel("rows_grad", table, on_units),
-            groups_for(tile.count(rows, width), 1, limits),
-            {**_sizes(h, columns), **tile.constants},
-            dz=dz,
-            table=part,
-            dh=dh,
-            **listed,
-            **(scales if on_units else {}),
-        )
+        if dh is not None:
+            tile = _tile(limits, rows, width, terms)
+            lowering.call(
+                _kernel("rows_grad", table, on_units),
+                groups_for(tile.count(rows, width), 1, limits),
+                {**_sizes(h, columns), **tile.constants},
+                dz=dz,
+                table=part,
+                dh=dh,
+                **listed,
+                **(scales if on_units else {}),
+            )
+        if dtable is not None:
+            pair = {"dz": dz, "h": h, **listed}
+            some = rows_of(dtable, begin, columns)
+            tiled_product(lowering, "table_grad", (columns, rows, width), pair, some)
 
 
 def _factors(
@@ -277,6 +300,16 @@ def _rows_grad_meaning(
     dh[rows] += dz[: rows.size].astype(np.float32) @ table.astype(np.float32) * scale
 
 
+def _table_grad_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
+    dz, h, y = arrays(operands, "dz", "h", "y")
+    rows, step = _listed(operands), part_of_inner(constants)
+    for k, target in enumerate(y.reshape(-1, dz.shape[1], h.shape[1])):
+        some = rows[k * step : (k + 1) * step]
+        target[...] = dz[k * step : k * step + some.size].T @ h[some]
+
+
 def _gradient_scale(operands: Mapping[str, HostValue]) -> Array:
     """What a listed row's gradient is divided by, as a column; see gradient_scale.glsl."""
     spread, peak = (np.abs(x[_listed(operands)]) for x in arrays(operands, "spread", "peak"))
@@ -321,11 +354,14 @@ def _for_all(name: str, meaning: Meaning) -> dict[str, Meaning]:
 RULES: dict[str, Rule] = {
     "linear_cross_entropy": _loss,
     "linear_cross_entropy_grad": _loss_grad,
+    "linear_cross_entropy_table_grad": _table_grad,
+    fused_rule("loss_gradients"): _both_gradients,
 }
 MEANINGS: dict[str, Meaning] = {
     "labelled_rows": _labelled_rows_meaning,
     "listed_halves": _listed_halves_meaning,
     "cross_entropy_merge": _merge_meaning,
+    "table_grad": _table_grad_meaning,
     **_for_all("cross_entropy", _cross_entropy_meaning),
     **_for_all("logits_grad", _logits_grad_meaning),
     **_for_all("rows_grad", _rows_grad_meaning),

@@ -6,11 +6,17 @@ import numpy as np
 
 from ....graph.ir import Node
 from ....graph.tensors import HostValue
+from ....graph.types import tensor
 from .calls import Lowering, Meaning, Rule, groups_for, reducing_workgroup
+from .linear import sum_parts
 from .meanings import arrays, of_op
 
 _COLUMNS = 32
 """Columns of a workgroup of rms_norm_weight_grad."""
+_GROUPS_WANTED = 512
+"""Workgroups that keep a large device busy with it."""
+_ROWS_WANTED = 64
+"""Rows that make a part worth its second stage."""
 
 
 def _rms_norm(lowering: Lowering, node: Node) -> None:
@@ -32,9 +38,15 @@ def _rms_norm_weight_grad(lowering: Lowering, node: Node) -> None:
     rows, columns = x.type.shape
     r = lowering.scratch(x.type.with_shape((rows,)))
     lowering.call("inverse_rms", _row_groups(lowering, node), _constants(lowering, node), x=x, r=r)
-    sizes = {"ROWS": rows, "COLUMNS": columns}
-    groups = groups_for(columns, _COLUMNS, lowering.limits)
-    lowering.call("rms_norm_weight_grad", groups, sizes, dy=dy, x=x, r=r, dw=node.outputs[0])
+    (dw,) = node.outputs
+    tiles = -(-columns // _COLUMNS)
+    parts = max(1, min(_GROUPS_WANTED // tiles, rows // _ROWS_WANTED))
+    target = dw if parts == 1 else lowering.scratch(tensor("f32", parts, columns))
+    sizes = {"ROWS": rows, "COLUMNS": columns, "PARTS": parts}
+    groups = groups_for(tiles * parts, 1, lowering.limits)
+    lowering.call("rms_norm_weight_grad", groups, sizes, dy=dy, x=x, r=r, dw=target)
+    if parts > 1:
+        sum_parts(lowering, target, dw)
 
 
 def _constants(lowering: Lowering, node: Node) -> dict[str, int | float]:
@@ -60,7 +72,11 @@ def _weight_grad_meaning(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> None:
     dy, x, r, dw = arrays(operands, "dy", "x", "r", "dw")
-    np.sum(dy * x * r[:, None], axis=0, out=dw)
+    parts = dw.reshape(-1, x.shape[1])
+    run = -(-len(x) // len(parts))
+    for part, target in enumerate(parts):
+        some = slice(part * run, (part + 1) * run)
+        np.sum(dy[some] * x[some] * r[some, None], axis=0, out=target)
 
 
 RULES: dict[str, Rule] = {

@@ -17,6 +17,8 @@ _UNIT_GROUPS_WANTED = 128
 """The same for matrix units, whose tiles are worth more the larger they are."""
 _INNER_WANTED = 128
 """Inner length that makes a part worth its second stage."""
+_INNER_OF_LARGE = 256
+"""The same for parts of a large tile."""
 _LANES = (32, 16, 8, 4, 2, 1)
 _SUBGROUP = 32
 """Threads of a subgroup for which the tiles of matrix units are cut."""
@@ -63,8 +65,11 @@ def _units(rows: int, columns: int, warp_m: int, warp_n: int) -> Tile:
 _UNIT_TILES = (_units(128, 128, 64, 64), _units(64, 128, 32, 32))
 
 
-def tile_for(rows: int, columns: int) -> Tile:
-    """A tile for a product of that size: as narrow as the product, small where tiles are few."""
+def tile_for(rows: int, columns: int, inner: int) -> Tile:
+    """A tile for a product of that size: as narrow as the product, small where tiles are few.
+
+    A long inner axis makes up for tiles, as it is split (`parts_for`).
+    """
     if rows <= 16:
         return _plain(16, 128)
     if columns <= 16:
@@ -74,18 +79,22 @@ def tile_for(rows: int, columns: int) -> Tile:
     if columns <= 32:
         return _plain(128, 32, 2, 1)
     large = _plain(128, 64, 2, 1)
-    return large if large.count(rows, columns) >= _GROUPS_WANTED else _plain(64, 64)
+    parts = max(1, inner // _INNER_OF_LARGE)
+    busy = rows > 64 and large.count(rows, columns) * parts >= _GROUPS_WANTED
+    return large if busy else _plain(64, 64)
 
 
-def unit_tile_for(rows: int, columns: int, limits: Limits) -> Tile | None:
+def unit_tile_for(rows: int, columns: int, limits: Limits, inner: int = 1) -> Tile | None:
     """A tile for matrix units, the large one if it keeps the device busy; None if none fits.
 
-    Shared memory holds 64 + 16 bytes for each row and column.
+    The inner axis only counts where it is split (`parts_for`). Shared memory holds 64 + 16 bytes
+    for each row and column.
     """
     fitting = [t for t in _UNIT_TILES if 80 * (t.rows + t.columns) <= limits.shared_memory]
     if limits.subgroup != _SUBGROUP or not fitting:
         return None
-    busy = (tile for tile in fitting if tile.count(rows, columns) >= _UNIT_GROUPS_WANTED)
+    parts = max(1, inner // _INNER_OF_LARGE)
+    busy = (t for t in fitting if t.count(rows, columns) * parts >= _UNIT_GROUPS_WANTED)
     return next(busy, fitting[-1])
 
 
