@@ -178,7 +178,7 @@ def test_steps_behind_a_bad_one_change_nothing(kind: type[Backend]) -> None:
     """Even if they were started before anybody saw what happened."""
     backend = open_backend(kind)
     trainer = Trainer(CONFIG, model_values(), backend, OPTIONS, bucket=8)
-    adapters = [trainer.adapter("").tensors]
+    adapters = [trainer.tensors()]
     program = backend.compile(training_graph(24))
     good = {**random_batch([12, 12]).inputs(), "lr": np.float32(1e-3), "step": np.int32(1)}
     good = {name: np.asarray(value) for name, value in good.items()}
@@ -188,7 +188,7 @@ def test_steps_behind_a_bad_one_change_nothing(kind: type[Backend]) -> None:
         norms = [float(r["grad_norm"]) for r in program.start(len(steps)).results()]
         assert np.isfinite(norms).all() == (steps == [good])
         assert np.isnan(norms).all() == (steps != [good])
-        adapters.append(trainer.adapter("").tensors)
+        adapters.append(trainer.tensors())
     first, second, third = adapters
     assert all(np.array_equal(second[name], third[name]) for name in first)
     assert not any(np.array_equal(first[name], second[name]) for name in first)
@@ -207,7 +207,7 @@ def test_a_bad_step_ends_training_and_names_the_tensor(kind: type[Backend]) -> N
     assert f"step {trainer.steps_done + 1} gave a loss of nan" in message
     assert "the first tensor of it that is not finite is %normed: f32[24,16] (rms_norm" in message
     assert 1 <= trainer.steps_done <= 3
-    tensors = trainer.adapter("").tensors
+    tensors = trainer.tensors()
     assert all(np.isfinite(tensor).all() for tensor in tensors.values())
     with pytest.raises(BitgraphError, match="gradient norm of nan"):
         list(trainer.fit(examples(2)))
