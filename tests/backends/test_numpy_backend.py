@@ -76,8 +76,8 @@ def backend_graph(op: OpDef, case: Case) -> Graph:
         return one_op_graph(op, case)
     text = str(one_op_graph(op, case)).replace("input %x0: q8", "input %f: f32")
     line = f"  %x0: {case.operands[0].type} = quantize(%f)\n"
-    head, _, tail = text.partition("  %ternary")
-    return read(head + line + "  %ternary" + tail)
+    head, result, tail = text.partition(f"  %{op.name}")
+    return read(head + line + result + tail)
 
 
 def backend_values(graph: Graph, case: Case) -> dict[str, HostValue]:

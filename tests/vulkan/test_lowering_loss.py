@@ -35,7 +35,7 @@ def case_of(
     op: OpDef, rows: int, width: int, vocabulary: int, dtype: str, labels: list[int]
 ) -> Case:
     """A case with given labels, repeated for all rows."""
-    case = op.cases.make(rows, width, vocabulary)
+    case = op.cases.make(rows, width, vocabulary, *((0,) if op is LOSS else ()))
     table = operand(dtype, vocabulary, width)
     given = operand("i32", rows, draw=constant(lambda: np.resize(labels, rows)))
     if op is LOSS:
