@@ -14,6 +14,7 @@ from ..models.bitnet.tokenizer import Tokenizer
 from ..models.bitnet.trained_tokenizer import train_tokenizer
 from ..models.data.source import read_texts
 from ..models.data.templates.marks import Specials
+from ..models.files import make_folder
 from ..models.training.options import TrainingOptions
 from ..models.training.subjects import AllWeights
 from ..models.training.trainer import Trainer
@@ -39,7 +40,12 @@ DEFAULTS = TrainingOptions(
 @click.option("--layers", type=int, help="Transformer blocks, if not those of the preset.")
 @click.option("--vocab-size", type=int, default=2048, show_default=True, help="Tokens, at most.")
 @data_options
-@click.option("--out", type=PATH, required=True, help="GGUF file for the model.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="GGUF file for the model.",
+)
 @click.option(
     "--run",
     "folder",
@@ -69,6 +75,7 @@ def pretrain(
     specials = Specials.of(ids := {n: k for k, n in enumerate(SPECIAL_TOKENS)}, ids[bos], ids[eos])
     config = preset_config(preset, num_hidden_layers=layers, vocab_size=vocab_size)
     expect_free(request, AllWeights(config, {}, out.stem))
+    make_folder(out.parent)
     metadata = train_tokenizer(read_texts(source.data, specials, source.template), vocab_size)
     tokenizer = Tokenizer.from_metadata(metadata, str(out))
     config = replace(config, vocab_size=tokenizer.vocab_size)
