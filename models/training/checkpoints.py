@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -175,14 +175,18 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
-    def submit(self, checkpoint: TrainingCheckpoint) -> None:
-        """Begin to write, once the one before is written.
+    def submit(self, make: Callable[[], TrainingCheckpoint]) -> None:
+        """Begin to make a checkpoint and to write it, once the one before is written.
+
+        Args:
+            make: called beside the training, so what it does holds up no step; what it reads must
+                stay as it is.
 
         Raises:
-            BitgraphError: the one before could not be written.
+            BitgraphError: the one before could not be made or written.
         """
         self.wait()
-        self._writing = self._pool.submit(self._write, checkpoint)
+        self._writing = self._pool.submit(self._write, make)
 
     def check(self) -> None:
         """Notice early that the last one could not be written.
@@ -203,8 +207,8 @@ class CheckpointWriter:
             writing, self._writing = self._writing, None
             writing.result()
 
-    def _write(self, checkpoint: TrainingCheckpoint) -> None:
-        write_checkpoint(self._folder, checkpoint)
+    def _write(self, make: Callable[[], TrainingCheckpoint]) -> None:
+        write_checkpoint(self._folder, make())
         remove_old(self._folder, self._keep)
 
     def __enter__(self) -> "CheckpointWriter":

@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ...graph.errors import BitgraphError
+from ...graph.tensors import Array
 from ..adapters.peft import CONFIG, WEIGHTS, save_adapter
 from ..data.examples import Example
 from ..files import remove_partial
@@ -189,7 +190,7 @@ class Run:
                 yield from self._evaluate()
             if due.save or due.stop or (self.is_over and self.options.save_steps):
                 yield Saving(report.step)
-                writer.submit(self._checkpoint())
+                writer.submit(partial(self._checkpoint, self.trainer.state(), self.progress))
             if due.stop or self.is_over:
                 break
 
@@ -210,13 +211,13 @@ class Run:
             self.progress = replace(now, stale=now.stale + 1)
         yield Evaluation(now.step, loss, best)
 
-    def _checkpoint(self) -> TrainingCheckpoint:
-        state = self.trainer.state()
+    def _checkpoint(self, state: Mapping[str, Array], progress: Progress) -> TrainingCheckpoint:
+        """The checkpoint of a state, whatever is trained meanwhile."""
         names = set(self.trainer.adapter_names)
         tensors = {name: value for name, value in state.items() if name in names}
         adapter = self.trainer.options.adapter(tensors, self.base_model)
         rest = {name: value for name, value in state.items() if name not in names}
-        return TrainingCheckpoint(self.progress, self.identity, adapter, rest)
+        return TrainingCheckpoint(progress, self.identity, adapter, rest)
 
 
 @dataclass(frozen=True)
