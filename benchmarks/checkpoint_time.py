@@ -7,11 +7,14 @@ The tensors have the shapes of such a run and random values; no model is needed.
 
 import tempfile
 import time
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 from bitgraph.cli.options import backend_option, device_option, make_backend
+from bitgraph.graph.tensors import Array
 from bitgraph.models.adapters.lora import initial_tensors
 from bitgraph.models.bitnet.config import projection_shapes
 from bitgraph.models.bitnet.presets import preset_config
@@ -49,14 +52,21 @@ def main(backend: str, device: str | None, out: Path | None) -> None:
             for step in range(1, ROUNDS + 1):
                 begin = time.perf_counter()
                 values = chosen.read_all((*adapters, *state))
-                trained = {name: values.pop(name) for name in adapters}
-                writer.submit(TrainingCheckpoint(Progress(step), {}, trained, values))
+                writer.submit(partial(_checkpoint, step, values, adapters))
                 held.append(time.perf_counter() - begin)
                 writer.wait()
                 written.append(time.perf_counter() - begin)
         read_checkpoint(Path(folder) / "checkpoints" / f"step-{ROUNDS:08d}", subject.load)
     print(f"{size / 1e6:.0f} MB on {chosen.name}: a step is held up {max(held):.3f} s, ", end="")
     print(f"the checkpoint is on disk after {max(written):.2f} s")
+
+
+def _checkpoint(
+    step: int, values: Mapping[str, Array], adapters: Iterable[str]
+) -> TrainingCheckpoint:
+    tensors = {name: values[name] for name in adapters}
+    rest = {name: value for name, value in values.items() if name not in tensors}
+    return TrainingCheckpoint(Progress(step), {}, tensors, rest)
 
 
 if __name__ == "__main__":

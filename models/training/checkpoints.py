@@ -182,14 +182,18 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
-    def submit(self, checkpoint: TrainingCheckpoint) -> None:
-        """Begin to write, once the one before is written.
+    def submit(self, make: Callable[[], TrainingCheckpoint]) -> None:
+        """Begin to make a checkpoint and to write it, once the one before is written.
+
+        Args:
+            make: called beside the training, so what it does holds up no step; what it reads must
+                stay as it is.
 
         Raises:
-            BitgraphError: the one before could not be written.
+            BitgraphError: the one before could not be made or written.
         """
         self.wait()
-        self._writing = self._pool.submit(self._write, checkpoint)
+        self._writing = self._pool.submit(self._write, make)
 
     def check(self) -> None:
         """Notice early that the last one could not be written.
@@ -210,8 +214,8 @@ class CheckpointWriter:
             writing, self._writing = self._writing, None
             writing.result()
 
-    def _write(self, checkpoint: TrainingCheckpoint) -> None:
-        write_checkpoint(self._folder, checkpoint, self._save)
+    def _write(self, make: Callable[[], TrainingCheckpoint]) -> None:
+        write_checkpoint(self._folder, make(), self._save)
         remove_old(self._folder, self._keep)
 
     def __enter__(self) -> "CheckpointWriter":

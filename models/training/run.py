@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ...graph.errors import BitgraphError
+from ...graph.tensors import Array
 from ..data.examples import Example
 from ..files import remove_partial
 from .checkpoints import (
@@ -187,7 +188,7 @@ class Run:
                 yield from self._evaluate()
             if due.save or due.stop or (self.is_over and self.options.save_steps):
                 yield Saving(report.step)
-                writer.submit(self._checkpoint())
+                writer.submit(partial(self._checkpoint, self.trainer.state(), self.progress))
             if due.stop or self.is_over:
                 break
 
@@ -209,10 +210,11 @@ class Run:
             self.progress = replace(now, stale=now.stale + 1)
         yield Evaluation(now.step, loss, best)
 
-    def _checkpoint(self) -> TrainingCheckpoint:
-        state = self.trainer.state()
-        trained = {name: state.pop(name) for name in self.trainer.names}
-        return TrainingCheckpoint(self.progress, self.identity, trained, state)
+    def _checkpoint(self, state: Mapping[str, Array], progress: Progress) -> TrainingCheckpoint:
+        """The checkpoint of a state, whatever is trained meanwhile."""
+        trained = {name: state[name] for name in self.trainer.names}
+        rest = {name: value for name, value in state.items() if name not in trained}
+        return TrainingCheckpoint(progress, self.identity, trained, rest)
 
 
 @dataclass(frozen=True)

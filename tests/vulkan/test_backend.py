@@ -24,6 +24,7 @@ from bitgraph.cli.main import main
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.program import Backend
 from bitgraph.models.adapters.peft import load_adapter
+from bitgraph.models.bitnet.batch import BatchGenerator
 from bitgraph.models.bitnet.generate import Generator, Sampling
 from bitgraph.models.bitnet.presets import preset_config, write_random_model
 from bitgraph.models.data.examples import Example, prompted
@@ -246,3 +247,24 @@ def test_a_device_lost_in_a_run_leaves_the_last_checkpoint(
     *_, kept = sorted((out / "checkpoints").iterdir())
     assert last.endswith(f"the same command with --resume goes on from {kept}")
     assert all(np.isfinite(tensor).all() for tensor in load_adapter(kept).tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("sequences", "sampling"), [(4, Sampling()), (12, Sampling(temperature=1.0, seed=3))]
+)
+def test_prompts_together_are_answered_as_alone(
+    backend: VulkanBackend, sequences: int, sampling: Sampling
+) -> None:
+    """With few-row kernels and with tiles, a group that is not full, and a stop token."""
+    rng = np.random.default_rng(0)
+    lengths = (5, 1, 22, 3, 9, 2, 30, 7, 4, 11)
+    prompts = [rng.integers(0, CONFIG.vocab_size, length).tolist() for length in lengths]
+    one = Generator(CONFIG, model_values(), backend, context=64)
+    free = list(one.generate(prompts[0], sampling, frozenset(), 12))
+    stops = frozenset({free[6]})
+    wanted = [list(one.generate(prompt, sampling, stops, 12)) for prompt in prompts]
+    many = BatchGenerator(
+        CONFIG, model_values(), backend, longest=30, max_tokens=12, sequences=sequences
+    )
+    assert list(many.generate(prompts, sampling, stops)) == wanted
+    assert len({len(answer) for answer in wanted}) > 1
