@@ -15,6 +15,8 @@ from ..data.templates.template import load_template
 
 _FIELDS = ("instruction", "output", "task")
 
+_ADVICE = "exact matches are counted on records as `bitgraph corpus` writes them"
+
 
 @dataclass(frozen=True)
 class Exam:
@@ -42,23 +44,24 @@ def read_exam(path: Path, template: str | None, tokenizer: Tokenizer) -> Exam:
     """
     file = open_data(path)
     conversations = read_records(file)
-    form = load_template(template or conversations.format.template or "alpaca")
+    own = conversations.format.template
+    if own is None:
+        raise BitgraphError(f"{path} is plain text; {_ADVICE}")
+    form = load_template(template or own)
     records, prompts = [], []
     pairs = zip(_items(file.contents), conversations.records, strict=True)
     for number, (item, conversation) in enumerate(pairs, 1):
-        lacking = [name for name in _FIELDS if not isinstance(item.get(name), str)]
-        if lacking or not isinstance(conversation, Conversation):
-            raise BitgraphError(
-                f"{path}: record {number} lacks '{(lacking or ['task'])[0]}'; exact matches are "
-                "counted on records as `bitgraph corpus` writes them"
-            )
+        assert isinstance(conversation, Conversation)
+        for name in _FIELDS:
+            if not isinstance(item.get(name), str):
+                raise BitgraphError(f"{path}: record {number} lacks '{name}'; {_ADVICE}")
         records.append({"input": "", **{key: str(value) for key, value in item.items()}})
         prompts.append(encode_prompt(conversation.turns[:-1], form, tokenizer))
     return Exam(records, prompts)
 
 
 def _items(text: str) -> list[dict[str, Any]]:
-    """The objects of a file that was read as records, so it has them; none of plain text."""
+    """The objects of a file that was read as records, so it has them."""
     if text.lstrip()[:1] == "{":
         return [json.loads(line) for line in text.split("\n") if line.strip()]
     items: list[dict[str, Any]] = json.loads(text)
