@@ -27,7 +27,7 @@ help:
 	@echo "make setup       install bitgraph into $(VENV)"
 	@echo "make demo        fine-tune a model and let it answer before and after"
 	@echo "make test        formatting, lint, types and tests: all that CI runs"
-	@echo "make test-torch  adapters against PyTorch and PEFT, which it installs"
+	@echo "make test-torch  adapters and gradients against PyTorch and PEFT, which it installs"
 	@echo "make clean       remove $(VENV), caches and runs/"
 
 setup: $(VENV)/.ready
@@ -69,7 +69,7 @@ test: $(VENV)/.ready-dev $(VENV)/typecheck
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 test-torch: $(VENV)/.ready-torch
-	$(BIN)/python -m pytest tests/models/test_peft_interop.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/models/test_peft_interop.py tests/models/test_pretraining_interop.py $(PYTEST_ARGS)
 
 demo: $(VENV)/.ready
 	@mkdir -p $(DEMO)

@@ -27,7 +27,7 @@ from bitgraph.backends.vulkan.schedule import Schedule
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Graph
 from bitgraph.graph.ops.fused import FUSED
-from bitgraph.models.bitnet import generate
+from bitgraph.models.bitnet import cached
 from bitgraph.models.bitnet.forward import decode_graph, loss_graph
 from bitgraph.models.bitnet.generate import Sampling
 from bitgraph.models.bitnet.presets import preset_config
@@ -58,7 +58,7 @@ class Unfused:
 @contextmanager
 def fusing(step: Pass) -> Iterator[None]:
     """Let programs be compiled with this in the place of the pass `fuse`."""
-    with patch.object(options, "Fuse", lambda: step), patch.object(generate, "Fuse", lambda: step):
+    with patch.object(options, "Fuse", lambda: step), patch.object(cached, "Fuse", lambda: step):
         yield
 
 

@@ -18,9 +18,9 @@ from ..graph.analysis import PLAIN
 from ..graph.errors import BitgraphError
 from ..graph.ir import Graph
 from ..graph.types import DType
+from ..models.bitnet.cached import generation_passes
 from ..models.bitnet.config import BitNetConfig
 from ..models.bitnet.forward import decode_graph, loss_graph, prompt_graph
-from ..models.bitnet.generate import generation_passes
 from ..models.files import make_folder
 from ..models.training.options import TrainingOptions
 from ..models.training.trainer import BUCKET

@@ -1,4 +1,4 @@
-"""`bitgraph eval`: loss and perplexity on a data set, with and without adapters."""
+"""`bitgraph eval`: loss or exact matches on a data set, with and without adapters."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +13,14 @@ from ..graph.errors import BitgraphError
 from ..models.adapters.stacking import stack
 from ..models.bitnet.checkpoint import load_checkpoint
 from ..models.bitnet.tokenizer import Tokenizer
+from ..models.corpus.exam import read_exam
 from ..models.data.examples import Example
 from ..models.files import atomic_write
 from ..models.training.evaluation import Evaluator, ExampleLoss, mean_loss, perplexity
 from ..models.training.options import TrainingOptions
 from ..models.training.trainer import BUCKET
 from .data_options import DataOptions, data_options, describe_data, load_data
+from .exact import exam_table, take_exam, write_exam
 from .options import (
     PATH,
     activation_option,
@@ -36,7 +38,17 @@ from .session import parse_adapter
 @model_option
 @data_options
 @lora_option
-@click.option("--out", type=PATH, help="File for the loss of each example, as JSONL.")
+@click.option(
+    "--out", type=PATH, help="File for the loss of each example or for answers, as JSONL."
+)
+@click.option("--exact", is_flag=True, help="Count right answers to records with a 'task' instead.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=48,
+    show_default=True,
+    help="The longest answer, with --exact.",
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -51,12 +63,17 @@ def eval_(
     source: DataOptions,
     lora: tuple[str, ...],
     out: Path | None,
+    exact: bool,
+    max_tokens: int,
     batch_size: int,
     activation: str | None,
     backend: str,
     device: str | None,
 ) -> None:
-    """Take the loss over the responses of a data set; with --lora, of both, side by side."""
+    """Take the loss over the responses of a data set; with --lora, of both, side by side.
+
+    With --exact, let the model answer instead and count the answers that are right.
+    """
     checkpoint = load_checkpoint(model, activation)
     config = checkpoint.config
     if source.max_seq_len > config.max_position_embeddings:
@@ -65,16 +82,25 @@ def eval_(
             f"{config.max_position_embeddings}; choose a smaller --max-seq-len"
         )
     tokenizer = Tokenizer.from_metadata(checkpoint.metadata, str(model))
+    named = [parse_adapter(text, config) for text in lora]
+    adapter = stack([(item.adapter, item.scale) for item in named]) if named else None
+    if exact:
+        exam = read_exam(source.data, source.template, tokenizer)
+        adapters = {"without": None, **({"with": adapter} if named else {})}
+        computing = make_backend(backend, device)
+        taken = take_exam(checkpoint, tokenizer, computing, exam, adapters, batch_size, max_tokens)
+        if out is not None:
+            write_exam(out, exam, taken)
+        Console().print(exam_table(exam, taken))
+        return
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     prepared = load_data(console, source, tokenizer)
     examples = prepared.encoded.examples
-    named = [parse_adapter(text, config) for text in lora]
     evaluator = Evaluator(
         config, checkpoint.weights, make_backend(backend, device), batch_size, BUCKET
     )
     losses = {"without": _taken(evaluator.losses(examples), len(examples), "without")}
-    if named:
-        adapter = stack([(item.adapter, item.scale) for item in named])
+    if adapter is not None:
         adapted = evaluator.losses(examples, adapter)
         losses["with"] = _taken(adapted, len(examples), "with")
     if out is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..graph.errors import BitgraphError
+from ..models.bitnet.batch import SEQUENCES, BatchGenerator
 from ..models.bitnet.checkpoint import Checkpoint, load_checkpoint
 from ..models.bitnet.generate import Generator, Sampling
 from ..models.bitnet.tokenizer import Tokenizer
@@ -25,7 +26,7 @@ from .options import (
     make_backend,
     model_option,
 )
-from .prompts import answer_all, read_prompts
+from .prompts import one_by_one, read_prompts, together, write_answers
 from .session import Adapters, Session, parse_adapter
 
 
@@ -38,6 +39,13 @@ from .session import Adapters, Session, parse_adapter
 @click.option("--system", metavar="TEXT", help="What a conversation is told first.")
 @click.option("--prompts", type=PATH, help="Prompts, one a line, or JSONL with 'prompt'.")
 @click.option("--out", type=PATH, help="File for the answers to --prompts, as JSONL.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=SEQUENCES,
+    show_default=True,
+    help="Prompts of a file that are answered at a time; 1 with a repetition penalty.",
+)
 @click.option(
     "--template",
     show_default="raw, of a conversation bitnet-chat",
@@ -85,6 +93,7 @@ def generate(
     system: str | None,
     prompts: Path | None,
     out: Path | None,
+    batch_size: int,
     template: str | None,
     max_tokens: int,
     context: int | None,
@@ -118,18 +127,23 @@ def generate(
         context = max(map(len, ids)) + max_tokens
     for item, tokens in zip(asked, ids, strict=False):
         _check_length(tokens, checkpoint, item.where)
-    generator = Generator(
-        checkpoint.config,
-        checkpoint.weights,
-        make_backend(backend, device),
-        adapters.together(),
-        context,
-    )
+    loaded = (checkpoint.config, checkpoint.weights, make_backend(backend, device))
+    if min(batch_size, len(asked)) > 1 and not sampling.penalized:
+        many = BatchGenerator(
+            *loaded,
+            adapters.together(),
+            longest=max(map(len, ids)),
+            max_tokens=max_tokens,
+            sequences=min(batch_size, len(asked)),
+        )
+        write_answers(asked, together(many, tokenizer, sampling, stops, ids), out)
+        return
+    generator = Generator(*loaded, adapters.together(), context)
     session = Session(tokenizer, generator, adapters, sampling, max_tokens, stops)
     if converse and form is not None:
         chat(session, form, system)
     elif prompts is not None:
-        answer_all(session, asked, ids, out)
+        write_answers(asked, one_by_one(session, ids), out)
     else:
         _continue(session, ids[0], stats)
 

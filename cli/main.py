@@ -22,6 +22,7 @@ from .graph import graph
 from .init import init
 from .inspect import inspect
 from .opt import opt
+from .pretrain import pretrain
 from .train import train
 from .tune import tune
 from .verify import verify
@@ -50,6 +51,7 @@ _COMMANDS = (
     init,
     inspect,
     opt,
+    pretrain,
     report,
     tune,
     verify,

@@ -1,15 +1,22 @@
-"""The prompts of `bitgraph generate --prompts`: from a file, answered one after the other."""
+"""The prompts of `bitgraph generate --prompts`: from a file, answered several at a time."""
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..graph.errors import BitgraphError
+from ..models.bitnet.batch import BatchGenerator
+from ..models.bitnet.generate import Sampling
+from ..models.bitnet.stream import TextStream
+from ..models.bitnet.tokenizer import Tokenizer
 from ..models.files import atomic_write
 from .session import Session
+
+Answer: TypeAlias = tuple[TextStream, int]
+"""The text that follows a prompt, and how many tokens there was room for."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +50,34 @@ def read_prompts(path: Path) -> list[Prompt]:
     return prompts
 
 
-def answer_all(
-    session: Session, prompts: Sequence[Prompt], ids: Sequence[list[int]], out: Path | None
-) -> None:
+def one_by_one(session: Session, ids: Sequence[list[int]]) -> Iterator[Answer]:
+    """Answer prompts, given as tokens, one after the other."""
+    for tokens in ids:
+        yield session.answer(tokens), session.generator.room(tokens, session.max_tokens)
+
+
+def together(
+    generator: BatchGenerator,
+    tokenizer: Tokenizer,
+    sampling: Sampling,
+    stops: Sequence[str],
+    ids: Sequence[list[int]],
+) -> Iterator[Answer]:
+    """Answer prompts, given as tokens, several at a time."""
+    answers = generator.generate(ids, sampling, tokenizer.stop_ids)
+    for prompt, tokens in zip(ids, answers, strict=True):
+        yield TextStream(iter(tokens), tokenizer.stream(), stops), generator.room(prompt)
+
+
+def write_answers(prompts: Sequence[Prompt], answers: Iterable[Answer], out: Path | None) -> None:
     """Write a JSON object a line for each prompt, on standard output as they come, or to a file.
 
     Args:
-        session: that answers.
         prompts: as they were read.
-        ids: the tokens of each.
+        answers: to each of them.
         out: a file, which appears when all are answered.
     """
-    results = _results(session, prompts, ids)
+    results = _results(prompts, answers)
     if out is None:
         for result in results:
             sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
@@ -65,14 +88,10 @@ def answer_all(
             file.write(json.dumps(result, ensure_ascii=False).encode() + b"\n")
 
 
-def _results(
-    session: Session, prompts: Sequence[Prompt], ids: Sequence[list[int]]
-) -> Iterator[dict[str, Any]]:
+def _results(prompts: Sequence[Prompt], answers: Iterable[Answer]) -> Iterator[dict[str, Any]]:
     """What each prompt gives: `finish` is "stop", or "length" where there was no more room."""
-    for prompt, tokens in zip(prompts, ids, strict=True):
-        answer = session.answer(tokens)
+    for prompt, (answer, room) in zip(prompts, answers, strict=True):
         text = "".join(answer)
-        room = session.generator.room(tokens, session.max_tokens)
         ended = answer.stopped or len(answer.tokens) < room
         yield {
             "prompt": prompt.text,

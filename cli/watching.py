@@ -53,7 +53,8 @@ def sampled(console: Console, run: Run, asked: Answerer, count: int) -> Iterator
         return
     console.print(f"answering {len(examples)} prompts for the report")
     try:
-        answers = asked.answers(examples, run.trainer.adapter(run.base_model))
+        adapter = run.trainer.options.adapter(run.trainer.tensors(), base_model="")
+        answers = asked.answers(examples, adapter)
     except BitgraphError as error:
         console.print(f"there are no samples: {error}")
     except KeyboardInterrupt:

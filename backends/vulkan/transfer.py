@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -20,6 +21,8 @@ Bytes: TypeAlias = npt.NDArray[np.uint8]
 CHUNK = 16 << 20
 """Bytes of a staging buffer."""
 _SLOTS = 2
+_COPIERS = 4
+"""Threads that copy what was read: the first touch of a new page costs more than its bytes."""
 _ALIGNMENT = 16
 
 
@@ -54,6 +57,7 @@ class Transfers:
     def __init__(self, allocator: Allocator, queue: Queue, family: int) -> None:
         self._allocator, self._queue, self._family = allocator, queue, family
         self._slots: list[_Slot] = []
+        self._copiers = ThreadPoolExecutor(_COPIERS)  # starts threads when they are needed
 
     def upload(self, items: Iterable[tuple[DeviceBuffer, npt.NDArray[Any], int]]) -> None:
         """Copy arrays to byte offsets of buffers, many in one submission.
@@ -127,6 +131,7 @@ class Transfers:
 
     def close(self) -> None:
         """Free the staging buffers; the device must be idle."""
+        self._copiers.shutdown()
         for slot in self._slots:
             slot.commands.close()
             slot.staging.close()
@@ -168,8 +173,10 @@ class Transfers:
     def _drain(self, slot: _Slot, drains: list[Callable[[], None]]) -> None:
         if slot.ticket is not None:
             slot.ticket.wait()
-        for drain in drains:
-            drain()
+        if len(drains) > _COPIERS:
+            list(self._copiers.map(_run_all, [drains[k::_COPIERS] for k in range(_COPIERS)]))
+        else:
+            _run_all(drains)
         self._reuse(slot)
 
 
@@ -180,6 +187,11 @@ def _drainer(
         result[position : position + count] = staging.view[staged : staged + count]
 
     return drain
+
+
+def _run_all(drains: Sequence[Callable[[], None]]) -> None:
+    for drain in drains:
+        drain()
 
 
 def _check_range(region: Region) -> None:

@@ -105,7 +105,11 @@ def _charts(history: History) -> Iterator[tuple[str, str, str]]:
     yield "Learning rate", "", line_chart([Series("learning rate", "a", rates)], "Learning rate")
     norms = _points(history, "grad_norm")
     lines = _with_smoothed("gradient norm", norms)
-    yield "Gradient norm", "of all adapters, before clipping", line_chart(lines, "Gradient norm")
+    yield (
+        "Gradient norm",
+        "of all that is trained, before clipping",
+        line_chart(lines, "Gradient norm"),
+    )
     rows = [step.get("layer_norms") or () for step in history.steps]
     if rows[0] and len({len(row) for row in rows}) == 1:
         steps = [step["step"] for step in history.steps]

@@ -21,7 +21,7 @@ FREQUENCIES = "rope.frequencies"
 """Name of the weight that holds the rotary frequencies."""
 
 FIRST_SLOT = "cache.first"
-"""Name of the constant that holds the number 0: the cache's first slot."""
+"""Name of the constant that holds each sequence's first slot of the cache: 0 for a lone one."""
 
 SEEN = "seen"
 """Name of the state that flags the tokens of a text, f32 [vocabulary], for the op `penalize`."""
@@ -30,7 +30,10 @@ MARK = "seen.mark"
 """Name of the constant that holds the number 1: a flag."""
 
 STATES = ("token", "position", "stopped")
-"""States of the decoding graph, i32 [1]: what comes next, where, and whether a stop came."""
+"""States of the decoding graph, i32 [sequences]: what comes next, where, whether a stop came."""
+
+SLOT = "slot"
+"""Name of one more state where there are several sequences: the slot of the cache for `token`."""
 
 STOPS = 8
 """Stop tokens that the graphs which sample test for."""
@@ -97,6 +100,7 @@ def prompt_graph(
     context: int,
     embedding: DType = DType.F16,
     penalized: bool = False,
+    sequences: int = 1,
 ) -> Graph:
     """Feeds a prompt through a key-value cache and samples the token behind it.
 
@@ -104,43 +108,63 @@ def prompt_graph(
     of the cache; slots (i32 [tokens], where each token is kept), row (i32 [1], the last token of
     the prompt), end (i32 [1], the position behind it), the scalars of the op `sample`, and stops
     (i32 [`STOPS`], of the op `until_stop`). With `penalized`, the tokens that the state `SEEN`
-    flags are made less probable, by the scalars of the op `penalize`. Output: next (i32 [1]). In
+    flags are made less probable, by the scalars of the op `penalize`; this is for one sequence
+    alone. Output: next (i32 [1]). In
     place: the caches, and `STATES`, what `decode_graph` goes on from.
+
+    Several `sequences` have their prompts end to end in `tokens`, and `context` slots each, one
+    after the other in one cache. Row, end and next then have an entry for each, and two inputs
+    more are i32 [sequences]: ended (1 for a sequence that is not there), and behind (the slot for
+    its next token, kept in the state `SLOT`).
     """
-    model = _Model("bitnet_prompt", config, tokens, embedding)
+    model = _Model("bitnet_prompt", config, tokens, embedding, sequences)
     model.cache(context, model.input("slots", "i32", tokens))
     hidden = model.body()
     with model.builder.scope("head"):
-        last = model.builder.op("gather_rows", hidden, model.input("row", "i32", 1))
-    none = model.builder.add_input(FIRST_SLOT, tensor("i32", 1), Role.WEIGHT)
+        last = model.builder.op("gather_rows", hidden, model.input("row", "i32", sequences))
+    if sequences == 1:
+        ended = model.builder.add_input(FIRST_SLOT, tensor("i32", 1), Role.WEIGHT)
+        behind = None
+    else:
+        ended = model.input("ended", "i32", sequences)
+        behind = model.input("behind", "i32", sequences)
     seen = model.seen() if penalized else None
-    return model.sampled(last, model.input("end", "i32", 1), none, seen)
+    return model.sampled(last, model.input("end", "i32", sequences), ended, seen, behind)
 
 
 def decode_graph(
-    config: BitNetConfig, context: int, embedding: DType = DType.F16, penalized: bool = False
+    config: BitNetConfig,
+    context: int,
+    embedding: DType = DType.F16,
+    penalized: bool = False,
+    sequences: int = 1,
 ) -> Graph:
     """One token through the cache: its number and its position are states, and move on in place.
 
     Inputs: the scalars of the op `sample`, and stops; `penalized` as in `prompt_graph`, and the
     token is flagged too. Output: next (i32 [1]), which is -1 once a stop token was sampled. So
-    steps can follow each other without the host.
+    steps can follow each other without the host. With several `sequences`, as in `prompt_graph`,
+    it is one token of each.
     """
-    model = _Model("bitnet_decode", config, 1, embedding)
+    model = _Model("bitnet_decode", config, sequences, embedding, sequences)
     position = model.state("position")
-    model.cache(context, position)
-    first = model.builder.add_input(FIRST_SLOT, tensor("i32", 1), Role.WEIGHT)
+    slot = position if sequences == 1 else model.state(SLOT)
+    model.cache(context, slot)
+    first = model.builder.add_input(FIRST_SLOT, tensor("i32", sequences), Role.WEIGHT)
     token, stopped = model.state("token"), model.state("stopped")
-    hidden = model.body(token, model.context(position, first, position))
+    hidden = model.body(token, model.context(position, first, slot))
     with model.builder.scope("head"):
         end = model.builder.op("add_ids", position, by=1, name="end")
+        behind = None
+        if sequences > 1:
+            behind = model.builder.op("add_ids", slot, by=1, name="behind")
     seen = model.mark_seen(token) if penalized else None
-    return model.sampled(hidden, end, stopped, seen)
+    return model.sampled(hidden, end, stopped, seen, behind)
 
 
-def cache_shapes(config: BitNetConfig, context: int) -> dict[str, tuple[int, ...]]:
+def cache_shapes(config: BitNetConfig, slots: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the key-value caches of `decode_graph`, all f32."""
-    shape = (context, config.num_key_value_heads, config.head_dim)
+    shape = (slots, config.num_key_value_heads, config.head_dim)
     return {
         _cache_name(layer, kind): shape
         for layer in range(config.num_hidden_layers)
@@ -165,10 +189,13 @@ class _Context:
 class _Model:
     """Builds the parts of one model into one graph."""
 
-    def __init__(self, name: str, config: BitNetConfig, tokens: int, embedding: DType) -> None:
+    def __init__(
+        self, name: str, config: BitNetConfig, tokens: int, embedding: DType, sequences: int = 1
+    ) -> None:
         self.builder = GraphBuilder(name)
         self.config = config
         self.tokens = tokens
+        self.sequences = sequences
         self.kept: list[tuple[Value, Value]] = []
         self._states: dict[str, Value] = {}
         self._cache_of: dict[str, Value] = {}
@@ -185,12 +212,12 @@ class _Model:
         return self.builder.add_input(name, tensor(dtype, *shape), Role.INPUT)
 
     def state(self, name: str) -> Value:
-        """A whole number that lives from step to step."""
-        return self._define_state(name, tensor("i32", 1))
+        """A whole number of each sequence that lives from step to step."""
+        return self._states.get(name) or self._define_state(name, tensor("i32", self.sequences))
 
     def cache(self, context: int, slots: Value) -> None:
-        """Keep keys and values in a cache of that many slots, each token in one of `slots`."""
-        for name, shape in cache_shapes(self.config, context).items():
+        """Keep keys and values, each token in one of `slots`; a sequence has `context` of them."""
+        for name, shape in cache_shapes(self.config, self.sequences * context).items():
             self._cache_of[name] = self._define_state(name, tensor("f32", *shape))
         self._slots = slots
 
@@ -236,8 +263,18 @@ class _Model:
             table = self.builder.op("rope_table", positions, self._frequencies, name="rope_table")
         return _Context(table, first, last, self._slots)
 
-    def sampled(self, hidden: Value, end: Value, stopped: Value, seen: Value | None) -> Graph:
-        """The graph that samples after one row of hidden states, at the position `end`."""
+    def sampled(
+        self,
+        hidden: Value,
+        end: Value,
+        stopped: Value,
+        seen: Value | None,
+        behind: Value | None,
+    ) -> Graph:
+        """The graph that samples after one row of hidden states of each sequence.
+
+        The new token is at the position `end`, and in the slot `behind` where that is a state.
+        """
         b = self.builder
         with b.scope("head"):
             logits = b.op("matmul", hidden, self.head(), transpose_b=True, name="logits")
@@ -256,12 +293,15 @@ class _Model:
             following, stopped = b.ops(
                 "until_stop", chosen, stops, stopped, names=("next", "stopped.now")
             )
-            moved = (
+            moved = [
                 chosen,
                 b.op("add_ids", end, by=0, name="position.new"),
                 b.op("add_ids", stopped, by=0, name="stopped.new"),
-            )
-        states = [self._states.get(name) or self.state(name) for name in STATES]
+            ]
+            states = [self.state(name) for name in STATES]
+            if behind is not None:
+                moved.append(b.op("add_ids", behind, by=0, name=f"{SLOT}.new"))
+                states.append(self.state(SLOT))
         in_place = [*self.kept, *zip(moved, states, strict=True)]
         aliases = tuple(Alias(new.name, old.name) for new, old in in_place)
         return b.finish((following, *(new for new, _ in in_place)), aliases)

@@ -7,31 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...graph.errors import BitgraphError
-from ...graph.program import Backend, Program
+from ...graph.program import Backend
 from ...graph.tensors import Array, HostValue
-from ...passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
-from ...passes.fuse.fuse import Fuse
-from ...passes.lora import Lora
-from ...passes.manager import Pass, PassManager
-from ..adapters.lora import LoraAdapter, check_fits
-from ..adapters.stacking import stack
-from .config import BitNetConfig, projection_shapes
-from .forward import (
-    SEEN,
-    STATES,
-    STOPS,
-    cache_shapes,
-    decode_graph,
-    embedding_dtype,
-    graph_weights,
-    prompt_graph,
-)
-
-_BUCKET = 64
-"""Prompts are padded to a multiple of this many tokens."""
-
-_WINDOW = 64
-"""Tokens whose inputs are handed to the backend together."""
+from ..adapters.lora import LoraAdapter
+from .cached import BUCKET, WINDOW, CachedModel, check_room, stop_inputs
+from .config import BitNetConfig
+from .forward import SEEN
 
 
 @dataclass(frozen=True)
@@ -122,19 +103,10 @@ class Generator:
         Raises:
             BitgraphError: the adapter does not fit the model.
         """
-        self._config = config
-        self._backend = backend
         self._context = min(
             context or config.max_position_embeddings, config.max_position_embeddings
         )
-        self._embedding = embedding_dtype(weights)
-        self._passes = generation_passes(config, None)
-        self._programs: dict[tuple[int, bool], Program] = {}
-        self._cached: list[int] = []
-        backend.load(graph_weights(config, weights))
-        caches = cache_shapes(config, self._context)
-        backend.load({name: np.zeros(shape, np.float32) for name, shape in caches.items()})
-        backend.load({name: np.zeros(1, np.int32) for name in STATES})
+        self._model = CachedModel(config, weights, backend, self._context)
         self.use(adapter)
 
     def use(self, adapter: LoraAdapter | None) -> None:
@@ -143,15 +115,8 @@ class Generator:
         Raises:
             BitgraphError: the adapter does not fit the model.
         """
-        if adapter is not None:
-            check_fits(adapter, projection_shapes(self._config))
-            adapter = stack([(adapter, 1.0)])
-            self._backend.load(adapter.tensors)
-        passes = generation_passes(self._config, adapter)
-        if passes != self._passes:
-            self._passes = passes
-            self._programs.clear()
-        self._cached = []
+        self._model.use(adapter)
+        self._cached: list[int] = []
 
     def room(self, prompt: list[int], max_tokens: int) -> int:
         """How many tokens can follow a prompt.
@@ -159,14 +124,7 @@ class Generator:
         Raises:
             BitgraphError: the prompt is empty or leaves no room in the context.
         """
-        if not prompt:
-            raise BitgraphError("the prompt has no tokens; give some text")
-        if len(prompt) >= self._context:
-            raise BitgraphError(
-                f"the prompt has {len(prompt)} tokens, but the context holds {self._context}; "
-                "shorten it"
-            )
-        return min(max_tokens, self._context - len(prompt))
+        return min(max_tokens, check_room(prompt, self._context))
 
     def generate(
         self, prompt: list[int], sampling: Sampling, stop_ids: frozenset[int], max_tokens: int
@@ -177,11 +135,11 @@ class Generator:
             BitgraphError: the prompt is empty or leaves no room in the context.
         """
         room = self.room(prompt, max_tokens)
-        inputs = {**sampling.inputs(), "stops": _stops(stop_ids)}
+        inputs = {**sampling.inputs(), "stops": stop_inputs(stop_ids)}
         if sampling.penalized:
-            seen = np.zeros(self._config.vocab_size, np.float32)
+            seen = np.zeros(self._model.config.vocab_size, np.float32)
             seen[prompt] = 1
-            self._backend.load({SEEN: seen})
+            self._model.backend.load({SEEN: seen})
         tokens = self._tokens(prompt, inputs, room, sampling.penalized)
         for count, token in enumerate(tokens, 1):
             if token in stop_ids:
@@ -196,10 +154,10 @@ class Generator:
         """The token behind the prompt, then at least `room` - 1 more, as the backend batches."""
         token = self._feed(prompt, inputs, penalized)
         yield token
-        together = self._backend.steps_together
-        decode = self._program(0, penalized)
-        for begin in range(1, room, _WINDOW):
-            window = min(_WINDOW, room - begin)
+        together = self._model.backend.steps_together
+        decode = self._model.program(0, penalized)
+        for begin in range(1, room, WINDOW):
+            window = min(WINDOW, room - begin)
             decode.stage([inputs] * window)
             for done in range(0, window, together):
                 for result in decode.start(min(together, window - done)).results():
@@ -215,7 +173,7 @@ class Generator:
         begin = min(_common(prompt, self._cached), len(prompt) - 1)
         self._cached = prompt[:begin]
         new = prompt[begin:]
-        padded = min(-(-len(new) // _BUCKET) * _BUCKET, self._context - begin)
+        padded = min(-(-len(new) // BUCKET) * BUCKET, self._context - begin)
         slots = np.arange(begin, begin + padded, dtype=np.int32)
         fed = {
             "tokens": np.array(new + [0] * (padded - len(new)), np.int32),
@@ -226,52 +184,12 @@ class Generator:
             "row": np.array([len(new) - 1], np.int32),
             "end": np.array([len(prompt)], np.int32),
         }
-        results = self._program(padded, penalized).run({**inputs, **fed})
+        results = self._model.program(padded, penalized).run({**inputs, **fed})
         self._cached = list(prompt)
         return int(results["next"][0])
-
-    def _program(self, tokens: int, penalized: bool) -> Program:
-        """For a prompt of so many tokens, or, if that is 0, for one token a step."""
-        key = (tokens, penalized)
-        if key not in self._programs:
-            settings = (self._context, self._embedding, penalized)
-            if tokens:
-                graph = prompt_graph(self._config, tokens, *settings)
-            else:
-                graph = decode_graph(self._config, *settings)
-            self._programs[key] = self._backend.compile(PassManager(self._passes).run(graph))
-        return self._programs[key]
 
 
 def _common(first: list[int], second: list[int]) -> int:
     """Length of the longest common beginning."""
     pairs = zip(first, second, strict=False)
     return next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
-
-
-def _stops(stop_ids: frozenset[int]) -> Array:
-    """The stop tokens that the device tests for, the rest of the places -1."""
-    ids = sorted(stop_ids)[:STOPS]
-    return np.array(ids + [-1] * (STOPS - len(ids)), np.int32)
-
-
-def generation_passes(config: BitNetConfig, adapter: LoraAdapter | None) -> tuple[Pass, ...]:
-    """From a graph of a model without adapters to the one that is run.
-
-    Raises:
-        BitgraphError: the adapter does not fit the model.
-    """
-    last = (MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
-    if adapter is None:
-        return last
-    check_fits(adapter, projection_shapes(config))
-    modules = {name.rsplit(".lora_", 1)[0] for name in adapter.tensors}
-    lora = Lora(
-        rank=adapter.rank,
-        alpha=adapter.alpha,
-        targets=tuple(sorted(modules)),
-        rank_pattern=tuple(f"{name}={rank}" for name, rank in adapter.rank_pattern.items()),
-        alpha_pattern=tuple(f"{name}={alpha}" for name, alpha in adapter.alpha_pattern.items()),
-        rslora=adapter.rslora,
-    )
-    return (lora, *last)

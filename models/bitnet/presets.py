@@ -26,6 +26,16 @@ PRESETS: Final[Mapping[str, BitNetConfig]] = {
         head_dim=32,
         max_position_embeddings=512,
     ),
+    "nano": BitNetConfig(
+        vocab_size=2048,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=512,
+    ),
     "2b-4t": BitNetConfig(
         vocab_size=128256,
         hidden_size=2560,
@@ -37,7 +47,7 @@ PRESETS: Final[Mapping[str, BitNetConfig]] = {
         max_position_embeddings=4096,
     ),
 }
-"""Geometries by name; `2b-4t` is that of microsoft/bitnet-b1.58-2B-4T."""
+"""Geometries by name; `2b-4t` is that of microsoft/bitnet-b1.58-2B-4T, `nano` that of the demo."""
 
 _ROWS: Final = 4096  # embedding rows drawn at a time, to bound the memory of float32 draws
 _TERNARY_BYTES: Final = np.array(

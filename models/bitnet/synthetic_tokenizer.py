@@ -1,6 +1,6 @@
 """A working byte-level BPE tokenizer of any size, for models that have none of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, product
 from typing import Final
 
@@ -41,17 +41,30 @@ def synthetic_tokenizer(vocab_size: int) -> dict[str, MetadataValue]:
         smallest = len(alphabet) + len(SPECIAL_TOKENS)
         raise BitgraphError(f"vocab_size must be at least {smallest}, not {vocab_size}")
     merges = _merges(count)
-    tokens = [*alphabet, *map("".join, merges), *SPECIAL_TOKENS]
-    if len(tokens) < vocab_size:
-        raise BitgraphError(f"vocab_size must be at most {len(tokens)}, not {vocab_size}")
-    types = np.full(vocab_size, _NORMAL, np.int32)
+    if len(merges) < count:
+        most = vocab_size - count + len(merges)
+        raise BitgraphError(f"vocab_size must be at most {most}, not {vocab_size}")
+    return byte_level_metadata([*alphabet, *map("".join, merges)], merges)
+
+
+def byte_level_metadata(
+    normal: Sequence[str], merges: Sequence[tuple[str, str]]
+) -> dict[str, MetadataValue]:
+    """The `tokenizer.*` pairs of a byte-level BPE tokenizer whose last tokens are `SPECIAL_TOKENS`.
+
+    Args:
+        normal: its other tokens.
+        merges: pairs of them, each of which makes another, the first to be merged first.
+    """
+    tokens = [*normal, *SPECIAL_TOKENS]
+    types = np.full(len(tokens), _NORMAL, np.int32)
     types[-len(SPECIAL_TOKENS) :] = _CONTROL
-    bos, eos = vocab_size - 3, vocab_size - 2
+    bos, eos = len(tokens) - 3, len(tokens) - 2
     return {
         "tokenizer.ggml.add_bos_token": True,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": np.zeros(vocab_size, np.float32),
+        "tokenizer.ggml.scores": np.zeros(len(tokens), np.float32),
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": list(map(" ".join, merges)),
         "tokenizer.ggml.bos_token_id": bos,

@@ -244,13 +244,18 @@ def _build_bpe(vocabulary: _Vocabulary) -> tokenizers.Tokenizer:
         for index, token in enumerate(vocabulary.tokens)
     }
     bpe = tokenizers.Tokenizer(models.BPE(ids, vocabulary.merges, ignore_merges=True))
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+    bpe.pre_tokenizer = llama_pre_tokenizer()
+    return bpe
+
+
+def llama_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    """What cuts text into the pieces of llama-bpe, spelled in the byte alphabet."""
+    return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(tokenizers.Regex(SPLIT_PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    return bpe
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,25 @@ def encode_records(
     return EncodedSet(examples, counts)
 
 
+def texts_of(
+    records: Sequence[Record], template: Template | None, specials: Specials, source: str
+) -> Iterator[str]:
+    """All text of records between special tokens, as a tokenizer meets it.
+
+    Args:
+        records: all of one file.
+        template: for conversations.
+        specials: names of special tokens.
+        source: the file's name, for errors.
+
+    Raises:
+        BitgraphError: a record cannot be rendered.
+    """
+    for number, record in enumerate(records, 1):
+        spans = _rendered(record, template, specials, f"{source}: record {number}")
+        yield from (span.text for span in spans if not span.special)
+
+
 def encode_prompt(turns: Sequence[Turn], template: Template, tokenizer: Tokenizer) -> list[int]:
     """The tokens before the assistant's next words, as training has them."""
     specials = Specials.of(tokenizer.special_ids, tokenizer.bos_id, tokenizer.eos_id)
@@ -106,20 +125,27 @@ def encode_prompt(turns: Sequence[Turn], template: Template, tokenizer: Tokenize
 
 
 def _spans(record: Record, encoder: Encoder, specials: Specials, where: str) -> list[Span]:
+    spans = _rendered(record, encoder.template, specials, where)
+    is_answered = isinstance(record, Conversation) and _answered(record)
+    if is_answered and not any(span.said for span in spans):
+        _expect_everything(encoder, where)
+    return spans
+
+
+def _rendered(
+    record: Record, template: Template | None, specials: Specials, where: str
+) -> list[Span]:
     if isinstance(record, Document):
         return [
             Span(record.text, said=True, special=False),
             Span(specials.eos, said=True, special=True),
         ]
-    if encoder.template is None:
+    if template is None:
         raise BitgraphError(f"{where} is a conversation; choose a --template for it")
     try:
-        spans = render(encoder.template, record.turns, specials)
+        return render(template, record.turns, specials)
     except BitgraphError as error:
         raise BitgraphError(f"{where}: {error}") from error
-    if _answered(record) and not any(span.said for span in spans):
-        _expect_everything(encoder, where)
-    return spans
 
 
 def _expect_everything(encoder: Encoder, where: str) -> None:

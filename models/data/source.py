@@ -14,9 +14,10 @@ import numpy as np
 
 from ...graph.storage import Storage
 from ..bitnet.tokenizer import Tokenizer
-from .encoding import Encoder, EncodingOptions, OnProgress, encode_records
+from .encoding import Encoder, EncodingOptions, OnProgress, encode_records, texts_of
 from .examples import Counts, EncodedSet, from_arrays, to_arrays
 from .reading import DataFile, RecordSet, open_data, read_records
+from .templates.marks import Specials
 from .templates.template import Template, load_template
 
 VERSION = 1
@@ -75,6 +76,22 @@ def prepare(
     if storage:
         storage.write("data", key, _pack(prepared))
     return prepared
+
+
+def read_texts(path: Path, specials: Specials, template: str | None = None) -> list[str]:
+    """All text of a data file between special tokens: what a tokenizer is trained on.
+
+    Args:
+        path: the file.
+        specials: names of special tokens.
+        template: as for `prepare`.
+
+    Raises:
+        BitgraphError: the file, a record or the template is wrong.
+    """
+    records = read_records(open_data(path))
+    chosen = load_template(template) if template else _own_template(records)
+    return list(texts_of(records.records, chosen, specials, str(path)))
 
 
 def _own_template(records: RecordSet) -> Template | None:

@@ -2,8 +2,9 @@
 
 Layout, below the run's folder:
 
-    checkpoints/step-00000200/adapter_config.json         the adapter, a PEFT folder
-                              adapter_model.safetensors
+    checkpoints/step-00000200/adapter_config.json         the adapter, a PEFT folder,
+                              adapter_model.safetensors   or else
+                              masters.safetensors         the float weights of a model
                               optimizer.safetensors       moments, and whether all is sound
                               run.json                    step, progress, what the run was
 
@@ -15,13 +16,13 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import safetensors
@@ -29,11 +30,15 @@ import safetensors.numpy
 
 from ...graph.errors import BitgraphError
 from ...graph.tensors import Array
-from ..adapters.lora import LoraAdapter
-from ..adapters.peft import load_adapter, save_adapter
 from ..files import PARTIAL, atomic_write, make_folder, sync_folder, write_text
 
 FOLDER = "checkpoints"
+
+Save: TypeAlias = Callable[[Path, Mapping[str, Array]], None]
+"""Writes the trained tensors into a folder."""
+
+Load: TypeAlias = Callable[[Path], Mapping[str, Array]]
+"""Inverse of `Save`; it raises a BitgraphError if a file is missing or damaged."""
 
 _NAME = "step-{:08d}"
 _STEP = re.compile(r"step-[0-9]{8}")
@@ -65,17 +70,17 @@ class TrainingCheckpoint:
     Attributes:
         progress: where it is.
         run: what the run is, as plain JSON: the same run has the same.
-        adapter: the adapter.
+        trained: tensors, by name.
         state: all else that steps change, by name.
     """
 
     progress: Progress
     run: Mapping[str, Any]
-    adapter: LoraAdapter
+    trained: Mapping[str, Array]
     state: Mapping[str, Array]
 
 
-def write_checkpoint(folder: Path, checkpoint: TrainingCheckpoint) -> Path:
+def write_checkpoint(folder: Path, checkpoint: TrainingCheckpoint, save: Save) -> Path:
     """Write a checkpoint of the run in a folder; its own folder appears when it is complete.
 
     Raises:
@@ -86,7 +91,7 @@ def write_checkpoint(folder: Path, checkpoint: TrainingCheckpoint) -> Path:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         make_folder(partial)
-        save_adapter(partial, checkpoint.adapter)
+        save(partial, checkpoint.trained)
         tensors = {name: np.asarray(value, order="C") for name, value in checkpoint.state.items()}
         data = safetensors.numpy.save(tensors)
         with atomic_write(partial / _OPTIMIZER) as file:
@@ -118,11 +123,12 @@ def checkpoint_folders(folder: Path) -> list[Path]:
     return sorted(path for path in found if _STEP.fullmatch(path.name))
 
 
-def read_checkpoint(folder: Path) -> TrainingCheckpoint:
+def read_checkpoint(folder: Path, load: Load) -> TrainingCheckpoint:
     """Read what `write_checkpoint` wrote, bit for bit.
 
     Args:
         folder: of the checkpoint itself.
+        load: reads the trained tensors.
 
     Raises:
         BitgraphError: a file is missing or damaged.
@@ -133,7 +139,7 @@ def read_checkpoint(folder: Path) -> TrainingCheckpoint:
         data = (folder / _OPTIMIZER).read_bytes()
         progress = Progress(**record["progress"])
         run, digest = dict(record["run"]), record["optimizer_sha256"]
-        adapter = load_adapter(folder)
+        trained = load(folder)
     except (OSError, ValueError, TypeError, KeyError, RecursionError, BitgraphError) as error:
         reason = str(error).partition(";")[0] or type(error).__name__
         raise BitgraphError(f"the checkpoint {folder} is damaged ({reason}); {advice}") from None
@@ -141,7 +147,7 @@ def read_checkpoint(folder: Path) -> TrainingCheckpoint:
         raise BitgraphError(
             f"the checkpoint {folder} is damaged ({_OPTIMIZER} is not what was saved); {advice}"
         )
-    return TrainingCheckpoint(progress, run, adapter, safetensors.numpy.load(data))
+    return TrainingCheckpoint(progress, run, trained, safetensors.numpy.load(data))
 
 
 def remove_old(folder: Path, keep: int) -> None:
@@ -169,20 +175,25 @@ def _remove_if_empty(folder: Path) -> None:
 class CheckpointWriter:
     """Writes checkpoints beside the training, one at a time."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, save: Save) -> None:
         self._folder = folder
         self._keep = keep
+        self._save = save
         self._pool = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
-    def submit(self, checkpoint: TrainingCheckpoint) -> None:
-        """Begin to write, once the one before is written.
+    def submit(self, make: Callable[[], TrainingCheckpoint]) -> None:
+        """Begin to make a checkpoint and to write it, once the one before is written.
+
+        Args:
+            make: called beside the training, so what it does holds up no step; what it reads must
+                stay as it is.
 
         Raises:
-            BitgraphError: the one before could not be written.
+            BitgraphError: the one before could not be made or written.
         """
         self.wait()
-        self._writing = self._pool.submit(self._write, checkpoint)
+        self._writing = self._pool.submit(self._write, make)
 
     def check(self) -> None:
         """Notice early that the last one could not be written.
@@ -203,8 +214,8 @@ class CheckpointWriter:
             writing, self._writing = self._writing, None
             writing.result()
 
-    def _write(self, checkpoint: TrainingCheckpoint) -> None:
-        write_checkpoint(self._folder, checkpoint)
+    def _write(self, make: Callable[[], TrainingCheckpoint]) -> None:
+        write_checkpoint(self._folder, make(), self._save)
         remove_old(self._folder, self._keep)
 
     def __enter__(self) -> "CheckpointWriter":

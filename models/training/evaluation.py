@@ -10,9 +10,9 @@ from ...graph.program import Backend, Program
 from ...graph.tensors import HostValue
 from ...passes.manager import PassManager
 from ..adapters.lora import LoraAdapter
+from ..bitnet.cached import generation_passes
 from ..bitnet.config import BitNetConfig
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
-from ..bitnet.generate import generation_passes
 from ..data.batching import IGNORE
 from ..data.examples import Example, lengths_of
 from ..data.ordering import Batching, plan_epoch

@@ -179,13 +179,14 @@ class TrainingOptions:
             alpha_pattern=dict(_pairs(self.alpha_pattern)),
         )
 
-    def joint_passes(self, last: bool = True) -> tuple[Pass, ...]:
+    def joint_passes(self, last: bool = True, params: Pass | None = None) -> tuple[Pass, ...]:
         """From the graph of the loss to that of a whole step, which saves all that it can.
 
         Args:
             last: whether the batch is the last of its step; others only add their gradients.
+            params: the pass that brings in what is trained, `lora` if none is given.
         """
-        passes: list[Pass] = [self.lora(), Grad()]
+        passes: list[Pass] = [params or self.lora(), Grad()]
         if self.accumulate > 1:
             passes.append(Accumulate(last))
         if last:
@@ -193,15 +194,15 @@ class TrainingOptions:
         return (*passes, MergeCommonSubexpressions(), EliminateDeadCode())
 
     def training_passes(
-        self, checkpoint: Checkpoint = UNLIMITED, last: bool = True
+        self, checkpoint: Checkpoint = UNLIMITED, last: bool = True, params: Pass | None = None
     ) -> tuple[Pass, ...]:
-        """From the graph of the loss to that of a whole step as it runs."""
-        return (*self.joint_passes(last), checkpoint, Fuse())
+        """From the graph of the loss to that of a whole step as it runs; see `joint_passes`."""
+        return (*self.joint_passes(last, params), checkpoint, Fuse())
 
-    def evaluation_passes(self) -> tuple[Pass, ...]:
-        """From the graph of the loss to that of the adapted model's loss."""
-        adapters = replace(self.lora(), dropout=0.0)
-        return (adapters, MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
+    def evaluation_passes(self, params: Pass | None = None) -> tuple[Pass, ...]:
+        """From the graph of the loss to that of the trained model's loss; see `joint_passes`."""
+        params = params or replace(self.lora(), dropout=0.0)
+        return (params, MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
 
     def learning_rate(self, step: int, total: int) -> float:
         """The rate of a step, counted from 1."""

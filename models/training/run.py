@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ...graph.errors import BitgraphError
-from ..adapters.peft import CONFIG, WEIGHTS, save_adapter
+from ...graph.tensors import Array
 from ..data.examples import Example
 from ..files import remove_partial
 from .checkpoints import (
@@ -23,10 +23,8 @@ from .checkpoints import (
 )
 from .identity import expect_same, run_identity
 from .options import total_steps
+from .subjects import BEST, Subject
 from .trainer import StepReport, Trainer
-
-BEST = "best"
-"""Folder, below the run's, of the adapter with the smallest evaluation loss."""
 
 _MINUTE = 60.0
 
@@ -111,7 +109,7 @@ class Run:
         training, held_out: examples; no held-out ones, no evaluation.
         options: when to do what.
         folder: of the run.
-        base_model: what the adapter says it is for.
+        out: where the result is left.
         progress: where the run is.
     """
 
@@ -120,7 +118,7 @@ class Run:
     held_out: Sequence[Example]
     options: RunOptions
     folder: Path
-    base_model: str
+    out: Path
     progress: Progress = field(default_factory=Progress)
 
     @cached_property
@@ -150,9 +148,9 @@ class Run:
         folders = checkpoint_folders(self.folder)
         if not folders:
             return False
-        checkpoint = read_checkpoint(folders[-1])
+        checkpoint = read_checkpoint(folders[-1], self.trainer.subject.load)
         expect_same(checkpoint.run, self.identity, folders[-1])
-        tensors = {**checkpoint.adapter.tensors, **checkpoint.state}
+        tensors = {**checkpoint.trained, **checkpoint.state}
         self.trainer.restore(tensors, checkpoint.progress.step)
         self.progress = checkpoint.progress
         return True
@@ -161,7 +159,7 @@ class Run:
         """Train to the end, or until `stop` holds, and tell what happens.
 
         A checkpoint follows the step that was under way when `stop` began to hold. At the end the
-        adapter lies in the folder; the best one in `BEST` below it.
+        result lies in `out`, the best one in `BEST` below the folder.
 
         Raises:
             BitgraphError: a step is not finite, or something cannot be written.
@@ -170,7 +168,8 @@ class Run:
         for place in (self.folder, self.folder / BEST):
             remove_partial(place)
         if not self.is_over:
-            with CheckpointWriter(self.folder, self.options.keep) as writer:
+            save = self.trainer.subject.save
+            with CheckpointWriter(self.folder, self.options.keep, save) as writer:
                 yield from self._train(writer, stop)
         self.save()
 
@@ -189,13 +188,13 @@ class Run:
                 yield from self._evaluate()
             if due.save or due.stop or (self.is_over and self.options.save_steps):
                 yield Saving(report.step)
-                writer.submit(self._checkpoint())
+                writer.submit(partial(self._checkpoint, self.trainer.state(), self.progress))
             if due.stop or self.is_over:
                 break
 
     def save(self) -> None:
-        """Write the adapter as it is into the run's folder."""
-        save_adapter(self.folder, self.trainer.adapter(self.base_model))
+        """Leave the result as it is."""
+        self.trainer.subject.publish(self.out, self.trainer.tensors())
 
     def _evaluate(self) -> Iterator[Evaluation]:
         if not self.held_out:
@@ -205,18 +204,17 @@ class Run:
         if best:
             self.progress = replace(now, best_loss=loss, best_step=now.step, stale=0)
             if now.step:
-                save_adapter(self.folder / BEST, self.trainer.adapter(self.base_model))
+                subject = self.trainer.subject
+                subject.publish(subject.best(self.folder), self.trainer.tensors())
         else:
             self.progress = replace(now, stale=now.stale + 1)
         yield Evaluation(now.step, loss, best)
 
-    def _checkpoint(self) -> TrainingCheckpoint:
-        state = self.trainer.state()
-        names = set(self.trainer.adapter_names)
-        tensors = {name: value for name, value in state.items() if name in names}
-        adapter = self.trainer.options.adapter(tensors, self.base_model)
-        rest = {name: value for name, value in state.items() if name not in names}
-        return TrainingCheckpoint(self.progress, self.identity, adapter, rest)
+    def _checkpoint(self, state: Mapping[str, Array], progress: Progress) -> TrainingCheckpoint:
+        """The checkpoint of a state, whatever is trained meanwhile."""
+        trained = {name: state[name] for name in self.trainer.names}
+        rest = {name: value for name, value in state.items() if name not in trained}
+        return TrainingCheckpoint(progress, self.identity, trained, rest)
 
 
 @dataclass(frozen=True)
@@ -264,15 +262,20 @@ class _Agenda:
         return bool(minutes) and time.monotonic() - self._saved >= minutes * _MINUTE
 
 
-def has_best(folder: Path) -> bool:
-    """Whether a run's folder holds the adapter with the smallest evaluation loss."""
-    return (folder / BEST / CONFIG).exists()
+def has_best(folder: Path, subject: Subject) -> bool:
+    """Whether a run's folder holds the result with the smallest evaluation loss."""
+    return is_published(subject.best(folder), subject)
 
 
-def forget(folder: Path) -> None:
-    """Remove the checkpoints of a run and its best adapter, but nothing that a run did not make."""
+def is_published(place: Path, subject: Subject) -> bool:
+    """Whether a result lies there."""
+    return subject.files(place)[0].exists()
+
+
+def forget(folder: Path, subject: Subject) -> None:
+    """Remove the checkpoints of a run and its best result, but nothing that a run did not make."""
     remove_old(folder, keep=0)
-    for name in (CONFIG, WEIGHTS):
-        (folder / BEST / name).unlink(missing_ok=True)
+    for path in subject.files(subject.best(folder)):
+        path.unlink(missing_ok=True)
     with suppress(OSError):
         (folder / BEST).rmdir()

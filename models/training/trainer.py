@@ -1,4 +1,4 @@
-"""Training LoRA adapters: one compiled program a batch size, one call a step."""
+"""Training on some backend: one compiled program a batch size, one call a step."""
 
 import math
 import time
@@ -19,8 +19,7 @@ from ...passes.checkpoint.costs import NOMINAL, CostTable
 from ...passes.checkpoint.report import Report
 from ...passes.manager import PassManager
 from ...passes.optimizer import LAYER_NORM, initial_state
-from ..adapters.lora import LoraAdapter, initial_tensors
-from ..bitnet.config import BitNetConfig, projection_shapes
+from ..bitnet.config import BitNetConfig
 from ..bitnet.forward import embedding_dtype, graph_weights, loss_graph
 from ..bitnet.weights import model_digest
 from ..data.batching import TokenBatch, share_weights
@@ -29,6 +28,7 @@ from ..data.ordering import plan_epoch
 from .budget import CompiledStep, StepCompiler
 from .evaluation import example_losses, mean_loss
 from .options import TrainingOptions, total_steps
+from .subjects import Adapters, Subject
 
 WINDOW = 32
 """Steps whose inputs are handed to the backend together."""
@@ -70,14 +70,15 @@ class StepReport:
 
 
 class Trainer:
-    """A model with adapters under training, on some backend.
+    """A model under training, on some backend.
 
     Attributes:
         options: of the run.
+        subject: what is trained.
         costs: of nodes, measured or estimated.
         steps_done: number of the last step that was begun and did not fail.
         num_parameters: trained ones.
-        adapter_names: names of the trained tensors.
+        names: of the trained tensors.
         model_digest: tells the model from others.
     """
 
@@ -90,8 +91,9 @@ class Trainer:
         on_stage: OnStage | None = None,
         costs: CostTable = NOMINAL,
         bucket: int = BUCKET,
+        subject: Subject | None = None,
     ) -> None:
-        """Load the weights and the initial adapters.
+        """Load the weights and what training begins with.
 
         Args:
             config: the model's geometry.
@@ -102,6 +104,7 @@ class Trainer:
                 schedule.
             costs: of nodes, which decide what is recomputed where memory is short.
             bucket: token counts are rounded up to a multiple of this.
+            subject: what is trained, adapters if it is not given.
 
         Raises:
             BitgraphError: examples may be longer than the model's context.
@@ -112,6 +115,7 @@ class Trainer:
                 f"{config.max_position_embeddings}; choose a smaller --max-seq-len"
             )
         self.options = options
+        self.subject = subject or Adapters(options)
         self._config = config
         self._backend = backend
         self._on_stage = on_stage
@@ -123,19 +127,13 @@ class Trainer:
         self.steps_done = 0
         self.num_parameters = 0
         self.model_digest = model_digest(config, weights)
-        backend.load(graph_weights(config, weights))
-        self.adapter_names, self._state_names = self._load_adapters()
+        self.names, self._state_names = self._load(weights)
 
-    def _load_adapters(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Load what training begins with; the names of the adapters and of all else it changes."""
-        lora = self.options.lora()
-        shapes = {
-            module: shape
-            for module, shape in projection_shapes(self._config).items()
-            if module.rsplit(".", 1)[-1] in self.options.targets
-        }
-        ranks = {module: lora.rank_of(module) for module in shapes}
-        tensors = initial_tensors(shapes, ranks, self.options.seed)
+    def _load(self, weights: Mapping[str, HostValue]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Load what training begins with; the names of the params and of all else it changes."""
+        tensors = self.subject.initial(self._config, weights)
+        values = graph_weights(self._config, weights)
+        self._backend.load({name: values[name] for name in values if name not in tensors})
         state = initial_state(self.options.optimizer_pass(), tensors)
         sums = initial_sums(tensors) if self.options.accumulate > 1 else {}
         self._backend.load({**tensors, **state, **sums})
@@ -143,10 +141,10 @@ class Trainer:
         return tuple(tensors), tuple(state)
 
     def step(self, batch: TokenBatch, step: int, lr: float) -> tuple[float, float]:
-        """Update the adapters by one batch; the loss before it and the gradient norm.
+        """Update the params by one batch; the loss before it and the gradient norm.
 
         Raises:
-            BitgraphError: one of the two is not finite; the adapters are then as before the step,
+            BitgraphError: one of the two is not finite; the params are then as before the step,
                 and stay so.
         """
         part = _Part(step, 0, True, lr, batch)
@@ -165,25 +163,25 @@ class Trainer:
     def profile(self, batch: TokenBatch) -> list[tuple[Node, float]]:
         """The nodes of a step that computes nothing twice, and the seconds that each takes.
 
-        The adapters are changed by it.
+        The params are changed by it.
         """
         graph = loss_graph(self._config, batch.tokens.size, self._embedding)
         graph = replace(graph, outputs=(graph.output("loss"),))
-        joint = PassManager(self.options.joint_passes()).run(graph)
+        joint = PassManager(self.options.joint_passes(params=self.subject.params())).run(graph)
         seconds = self._backend.profile(joint, step_inputs(batch, 1, self.options.lr))
         made = ((node, node.outputs[0].name) for node in joint.nodes)
         return [(node, seconds[name]) for node, name in made if name in seconds]
 
-    def adapter(self, base_model: str) -> LoraAdapter:
-        """The adapters as they are now."""
-        return self.options.adapter(self._backend.read_all(self.adapter_names), base_model)
+    def tensors(self) -> dict[str, Array]:
+        """The params as they are now, by name."""
+        return self._backend.read_all(self.names)
 
     def state(self) -> dict[str, Array]:
         """Everything that steps change, behind the last one: what a checkpoint holds.
 
         It must not be asked for between two batches of one step.
         """
-        return self._backend.read_all((*self.adapter_names, *self._state_names))
+        return self._backend.read_all((*self.names, *self._state_names))
 
     def restore(self, state: Mapping[str, Array], step: int) -> None:
         """Go on from a `state` behind a step.
@@ -285,7 +283,7 @@ class Trainer:
         culprit = f"; the first tensor of it that is not finite is {where}" if where else ""
         raise BitgraphError(
             f"step {begun.part.step} gave a loss of {loss} and a gradient norm of {norm}{culprit}; "
-            "the adapter is as it was before that step: try a smaller --lr"
+            f"the {self.subject.noun} is as it was before that step: try a smaller --lr"
         )
 
     def device_bytes(self, examples: Sequence[Example]) -> int:
@@ -320,12 +318,14 @@ class Trainer:
         return self._programs[key]
 
     def _compile_evaluation(self, graph: Graph) -> Program:
-        return self._backend.compile(PassManager(self.options.evaluation_passes()).run(graph))
+        passes = self.options.evaluation_passes(self.subject.params(training=False))
+        return self._backend.compile(PassManager(passes).run(graph))
 
     def _compile_training(self, graph: Graph, last: bool) -> CompiledStep:
         """The program of a batch within the memory budget."""
         graph = replace(graph, outputs=(graph.output("loss"),))
-        passes = partial(self.options.training_passes, last=last)
+        params = self.subject.params()
+        passes = partial(self.options.training_passes, last=last, params=params)
         memory = self._backend.memory
         given = f"{memory >> 20}MiB" if memory is not None else ""
         budget = self.options.memory_budget or given

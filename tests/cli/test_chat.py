@@ -167,6 +167,11 @@ def test_prompts_of_a_file_are_answered_as_alone(generate, tmp_path, suffix):
         assert record["finish"] == ("length" if record["tokens"] == 7 else "stop")
     assert generate("--prompts", path, *sampled, "--out", tmp_path / "out") == ""
     assert (tmp_path / "out").read_text() == printed
+    for more in (("--batch-size", 1), ("--batch-size", 2)):
+        assert generate("--prompts", path, *sampled, *more) == printed
+    penalized = ("--repetition-penalty", 1.3, *sampled)
+    (first, *_) = generate("--prompts", path, *penalized).splitlines()
+    assert json.loads(first)["text"] + "\n" == generate(LINES[0], *penalized)
 
 
 def test_a_stop_text_ends_an_answer(generate, tmp_path):
@@ -174,10 +179,14 @@ def test_a_stop_text_ends_an_answer(generate, tmp_path):
     stop = whole[5:7]
     wanted = whole[: whole.index(stop)]
     assert generate("the time of", "--max-tokens", 20, "--stop", stop) == wanted + "\n"
-    (tmp_path / "p").write_text("the time of\n")
-    told = generate("--prompts", tmp_path / "p", "--max-tokens", 20, "--stop", "#", "--stop", stop)
-    assert json.loads(told)["text"] == wanted
-    assert json.loads(told)["finish"] == "stop"
+    for count in (1, 3):
+        (tmp_path / "p").write_text(count * "the time of\n")
+        stops = ("--stop", "#", "--stop", stop)
+        told = generate("--prompts", tmp_path / "p", "--max-tokens", 20, *stops)
+        for line in told.splitlines():
+            assert json.loads(line)["text"] == wanted
+            assert json.loads(line)["finish"] == "stop"
+        assert told.count("\n") == count
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_dumps_hold_a_graph_for_every_pass(train, tmp_path):
     assert not graphs[0].inputs_of(Role.PARAM)
     assert len(graphs[1].inputs_of(Role.PARAM)) == 28  # A and B of seven modules in two layers
     assert "lr" in {value.name for value in graphs[3].inputs_of(Role.INPUT)}
-    assert len(graphs[5].nodes) < len(graphs[3].nodes)
+    assert len(graphs[5].nodes) <= len(graphs[3].nodes)
 
 
 def test_an_adapter_is_replaced_only_when_told(bitgraph, train, model, data):

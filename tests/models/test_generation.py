@@ -122,13 +122,13 @@ def test_a_longer_prompt_is_fed_from_where_it_differs():
     """As in a conversation: the answers are those of a generator that begins anew."""
     model = generator()
     fed = []
-    run = model._program
+    run = model._model.program
 
     def spy(tokens, penalized):
         fed.append(tokens)
         return run(tokens, penalized)
 
-    model._program = spy
+    model._model.program = spy
     prompt = list(PROMPT)
     for turn in range(3):
         answer = list(model.generate(prompt, Sampling(), NONE, 5))
@@ -221,10 +221,10 @@ def test_switching_factors_compiles_nothing():
     model = generator(stack([(one, 1.0), (other, 0.0)]))
     prompt = (PROMPT, Sampling(), NONE, 10)
     first = list(model.generate(*prompt))
-    programs = dict(model._programs)
+    programs = dict(model._model._programs)
     model.use(stack([(one, 0.0), (other, 1.0)]))
     assert list(model.generate(*prompt)) == list(generator(other).generate(*prompt)) != first
-    assert model._programs == programs
+    assert model._model._programs == programs
     model.use(None)
     assert list(model.generate(*prompt)) == greedy(10)
 

@@ -24,6 +24,7 @@ from bitgraph.cli.main import main
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.program import Backend
 from bitgraph.models.adapters.peft import load_adapter
+from bitgraph.models.bitnet.batch import BatchGenerator
 from bitgraph.models.bitnet.generate import Generator, Sampling
 from bitgraph.models.bitnet.presets import preset_config, write_random_model
 from bitgraph.models.data.examples import Example, prompted
@@ -178,7 +179,7 @@ def test_steps_behind_a_bad_one_change_nothing(kind: type[Backend]) -> None:
     """Even if they were started before anybody saw what happened."""
     backend = open_backend(kind)
     trainer = Trainer(CONFIG, model_values(), backend, OPTIONS, bucket=8)
-    adapters = [trainer.adapter("").tensors]
+    adapters = [trainer.tensors()]
     program = backend.compile(training_graph(24))
     good = {**random_batch([12, 12]).inputs(), "lr": np.float32(1e-3), "step": np.int32(1)}
     good = {name: np.asarray(value) for name, value in good.items()}
@@ -188,7 +189,7 @@ def test_steps_behind_a_bad_one_change_nothing(kind: type[Backend]) -> None:
         norms = [float(r["grad_norm"]) for r in program.start(len(steps)).results()]
         assert np.isfinite(norms).all() == (steps == [good])
         assert np.isnan(norms).all() == (steps != [good])
-        adapters.append(trainer.adapter("").tensors)
+        adapters.append(trainer.tensors())
     first, second, third = adapters
     assert all(np.array_equal(second[name], third[name]) for name in first)
     assert not any(np.array_equal(first[name], second[name]) for name in first)
@@ -207,7 +208,7 @@ def test_a_bad_step_ends_training_and_names_the_tensor(kind: type[Backend]) -> N
     assert f"step {trainer.steps_done + 1} gave a loss of nan" in message
     assert "the first tensor of it that is not finite is %normed: f32[24,16] (rms_norm" in message
     assert 1 <= trainer.steps_done <= 3
-    tensors = trainer.adapter("").tensors
+    tensors = trainer.tensors()
     assert all(np.isfinite(tensor).all() for tensor in tensors.values())
     with pytest.raises(BitgraphError, match="gradient norm of nan"):
         list(trainer.fit(examples(2)))
@@ -246,3 +247,24 @@ def test_a_device_lost_in_a_run_leaves_the_last_checkpoint(
     *_, kept = sorted((out / "checkpoints").iterdir())
     assert last.endswith(f"the same command with --resume goes on from {kept}")
     assert all(np.isfinite(tensor).all() for tensor in load_adapter(kept).tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("sequences", "sampling"), [(4, Sampling()), (12, Sampling(temperature=1.0, seed=3))]
+)
+def test_prompts_together_are_answered_as_alone(
+    backend: VulkanBackend, sequences: int, sampling: Sampling
+) -> None:
+    """With few-row kernels and with tiles, a group that is not full, and a stop token."""
+    rng = np.random.default_rng(0)
+    lengths = (5, 1, 22, 3, 9, 2, 30, 7, 4, 11)
+    prompts = [rng.integers(0, CONFIG.vocab_size, length).tolist() for length in lengths]
+    one = Generator(CONFIG, model_values(), backend, context=64)
+    free = list(one.generate(prompts[0], sampling, frozenset(), 12))
+    stops = frozenset({free[6]})
+    wanted = [list(one.generate(prompt, sampling, stops, 12)) for prompt in prompts]
+    many = BatchGenerator(
+        CONFIG, model_values(), backend, longest=30, max_tokens=12, sequences=sequences
+    )
+    assert list(many.generate(prompts, sampling, stops)) == wanted
+    assert len({len(answer) for answer in wanted}) > 1

@@ -8,9 +8,9 @@ import pytest
 from bitgraph.backends.vulkan.limits import KNOWN_LIMITS
 from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.ir import Graph
+from bitgraph.models.bitnet.cached import generation_passes
 from bitgraph.models.bitnet.config import BitNetConfig
 from bitgraph.models.bitnet.forward import decode_graph, logits_graph, loss_graph, prompt_graph
-from bitgraph.models.bitnet.generate import generation_passes
 from bitgraph.models.bitnet.presets import PRESETS
 from bitgraph.models.training.options import TrainingOptions
 from bitgraph.passes.manager import PassManager

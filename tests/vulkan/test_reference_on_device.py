@@ -9,7 +9,7 @@ from bitgraph.backends.numpy.backend import NumpyBackend
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.backend import VulkanBackend
 from bitgraph.graph.program import Backend
-from bitgraph.models.bitnet import generate
+from bitgraph.models.bitnet import cached
 from bitgraph.models.bitnet.checkpoint import Checkpoint
 from bitgraph.models.bitnet.forward import graph_weights, logits_graph
 from bitgraph.models.bitnet.generate import Generator, Sampling
@@ -94,7 +94,7 @@ def test_greedy_text_is_that_of_numpy(
     """On the smooth graph to the end; else up to a choice that the recorded noise decides."""
     if smooth:
         passes = (Surrogate(), MergeCommonSubexpressions(), EliminateDeadCode(), Fuse())
-        monkeypatch.setattr(generate, "generation_passes", lambda config, adapter: passes)
+        monkeypatch.setattr(cached, "generation_passes", lambda config, adapter: passes)
     prompt = reference["batch0|ids"][0, :PROMPT].astype(int).tolist()
     wanted = greedy(NumpyBackend(), mini, prompt)
     device = kernel_device()

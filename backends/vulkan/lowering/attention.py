@@ -14,8 +14,8 @@ from ..limits import Limits
 from .calls import Lowering, Meaning, Rule, fused_rule, groups_for
 from .meanings import arrays, of_op
 
-_FEW_ROWS = 4
-"""Queries up to which their keys are split over workgroups."""
+_FEW_ROWS = 8
+"""Queries up to which their keys are split over workgroups: those of sequences decoded together."""
 _SPAN = 64
 """Keys of one of those workgroups."""
 _MOST_SHARED = 5
