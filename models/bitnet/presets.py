@@ -29,8 +29,8 @@ PRESETS: Final[Mapping[str, BitNetConfig]] = {
     "nano": BitNetConfig(
         vocab_size=2048,
         hidden_size=256,
-        intermediate_size=1024,
-        num_hidden_layers=8,
+        intermediate_size=768,
+        num_hidden_layers=6,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=64,

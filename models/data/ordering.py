@@ -6,6 +6,7 @@ taken up again meets the same ones.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -17,8 +18,8 @@ from .examples import Example
 
 Layout: TypeAlias = Literal["flat", "pack", "pad"]
 
-WINDOW = 32
-"""Steps' worth of shuffled examples among which packing may choose."""
+LOOKAHEAD = 256
+"""Shuffled examples among which packing may choose what fills a step's last gap."""
 
 Lengths: TypeAlias = npt.NDArray[np.int64]
 Indices: TypeAlias = npt.NDArray[np.intp]
@@ -125,46 +126,36 @@ def epoch_order(count: int, seed: int, epoch: int) -> Indices:
 
 
 def _pack(order: Indices, lengths: Lengths, budget: int) -> list[Indices]:
-    """Steps of at most `budget` tokens, by first-fit decreasing among some steps' examples.
+    """Steps of at most `budget` tokens: examples in their order, then what fills the gap best.
 
-    What is in a step that did not become full takes part in the next choice, so only the last
-    step of an epoch may be far from full.
+    Filling by length alone would lay examples of one length, and with it often of one kind, into
+    one step.
     """
     if lengths.size and lengths.max() > budget:
         raise BitgraphError(
             f"tokens-per-step is {budget}, but an example has {lengths.max()} tokens; raise it, or "
             "choose a smaller --max-seq-len"
         )
+    later = iter(order.tolist())
+    waiting = list(islice(later, LOOKAHEAD))
     steps: list[Indices] = []
-    waiting: list[int] = []
-    tokens = 0
-    for index in order.tolist():
-        waiting.append(index)
-        tokens += int(lengths[index])
-        if tokens >= WINDOW * budget:
-            *full, waiting = _first_fit_decreasing(waiting, lengths, budget)
-            steps += [np.array(step, np.intp) for step in full]
-            tokens = int(lengths[waiting].sum())
-    last = _first_fit_decreasing(waiting, lengths, budget)
-    return steps + [np.array(step, np.intp) for step in last]
+    while waiting:
+        step: list[int] = []
+        room = budget
+        while (place := _next_place(waiting, lengths, room)) is not None:
+            index = waiting.pop(place)
+            step.append(index)
+            room -= int(lengths[index])
+            waiting += islice(later, 1)
+        steps.append(np.array(step, np.intp))
+    return steps
 
 
-def _first_fit_decreasing(indices: list[int], lengths: Lengths, budget: int) -> list[list[int]]:
-    """Bins of examples, the emptiest last, the others in the order of their first examples."""
-    bins: list[list[int]] = []
-    free: list[int] = []
-    place = {index: number for number, index in enumerate(indices)}
-    # `sorted` is stable: examples of one length stay in the epoch's order.
-    for index in sorted(indices, key=lambda index: -int(lengths[index])):
-        length = int(lengths[index])
-        fitting = (number for number, room in enumerate(free) if room >= length)
-        number = next(fitting, len(bins))
-        if number == len(bins):
-            bins.append([])
-            free.append(budget)
-        bins[number].append(index)
-        free[number] -= length
-    emptiest = max(range(len(bins)), key=lambda number: free[number], default=0)
-    rest = [step for number, step in enumerate(bins) if number != emptiest]
-    rest.sort(key=lambda step: min(place[index] for index in step))
-    return [*rest, *bins[emptiest : emptiest + 1]]
+def _next_place(waiting: Sequence[int], lengths: Lengths, room: int) -> int | None:
+    """Which of the waiting examples comes next: the first, or the longest that fits."""
+    if not waiting:
+        return None
+    sizes = lengths[waiting[:1]] if lengths[waiting[0]] <= room else lengths[waiting]
+    fitting = np.where(sizes <= room, sizes, 0)
+    place = int(fitting.argmax())
+    return place if fitting[place] else None
