@@ -136,26 +136,29 @@ def _pack(order: Indices, lengths: Lengths, budget: int) -> list[Indices]:
             f"tokens-per-step is {budget}, but an example has {lengths.max()} tokens; raise it, or "
             "choose a smaller --max-seq-len"
         )
+    sizes = lengths.tolist()
     later = iter(order.tolist())
     waiting = list(islice(later, LOOKAHEAD))
     steps: list[Indices] = []
     while waiting:
         step: list[int] = []
         room = budget
-        while (place := _next_place(waiting, lengths, room)) is not None:
+        while (place := _next_place(waiting, sizes, room)) is not None:
             index = waiting.pop(place)
             step.append(index)
-            room -= int(lengths[index])
+            room -= sizes[index]
             waiting += islice(later, 1)
         steps.append(np.array(step, np.intp))
     return steps
 
 
-def _next_place(waiting: Sequence[int], lengths: Lengths, room: int) -> int | None:
+def _next_place(waiting: Sequence[int], sizes: Sequence[int], room: int) -> int | None:
     """Which of the waiting examples comes next: the first, or the longest that fits."""
     if not waiting:
         return None
-    sizes = lengths[waiting[:1]] if lengths[waiting[0]] <= room else lengths[waiting]
-    fitting = np.where(sizes <= room, sizes, 0)
-    place = int(fitting.argmax())
-    return place if fitting[place] else None
+    if sizes[waiting[0]] <= room:
+        return 0
+    size, place = max(
+        (sizes[index] if sizes[index] <= room else 0, -place) for place, index in enumerate(waiting)
+    )
+    return -place if size else None
