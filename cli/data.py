@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..models.bitnet.checkpoint import load_checkpoint
 from ..models.bitnet.tokenizer import Tokenizer
 from ..models.data.examples import Example
 from ..models.data.statistics import LengthStatistics, length_statistics
-from ..models.gguf import read_gguf
 from .data_options import DataOptions, data_options, describe_data, load_data
-from .options import model_option
+from .options import activation_option, model_option
 
 TRAINED, REST, MARK = "bold green", "dim", "bold yellow"
 BAR = 40
@@ -46,13 +46,21 @@ def data() -> None:
     help="Record to begin with.",
 )
 @click.option("--tokens", is_flag=True, help="Show each token with its id as well.")
-def preview(model: Path, source: DataOptions, count: int, start: int, tokens: bool) -> None:
+@activation_option
+def preview(
+    model: Path,
+    source: DataOptions,
+    count: int,
+    start: int,
+    tokens: bool,
+    activation: str | None,
+) -> None:
     """Show examples as the model sees them, and how long they are.
 
     What is trained stands between « and ».
     """
     console = Console(highlight=False, markup=False, emoji=False)
-    tokenizer = Tokenizer.from_metadata(read_gguf(model).metadata, str(model))
+    tokenizer = Tokenizer.from_metadata(load_checkpoint(model, activation).metadata, str(model))
     prepared = load_data(console, source, tokenizer)
     examples = prepared.encoded.examples
     for example in [each for each in examples if each.record >= start][:count]:

@@ -1,59 +1,54 @@
-"""`bitgraph eval`: loss or exact matches on a data set, with and without adapters."""
+"""`bitgraph eval`: loss, or exact matches, on a data set, with and without adapters."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from ..graph.errors import BitgraphError
 from ..models.adapters.stacking import stack
 from ..models.bitnet.checkpoint import load_checkpoint
 from ..models.bitnet.tokenizer import Tokenizer
-from ..models.corpus.exam import read_exam
 from ..models.data.examples import Example
 from ..models.files import atomic_write
 from ..models.training.evaluation import Evaluator, ExampleLoss, mean_loss, perplexity
+from ..models.training.exact import TOGETHER, Examiner, read_questions
 from ..models.training.options import TrainingOptions
 from ..models.training.trainer import BUCKET
 from .data_options import DataOptions, data_options, describe_data, load_data
-from .exact import exam_table, take_exam, write_exam
+from .exact import evaluate_exactly
 from .options import (
     PATH,
     activation_option,
     backend_option,
     device_option,
-    from_defaults,
     lora_option,
     make_backend,
     model_option,
 )
-from .session import parse_adapter
+from .progress import taken
+from .session import Adapters, parse_adapter
 
 
 @click.command("eval")
 @model_option
 @data_options
 @lora_option
-@click.option(
-    "--out", type=PATH, help="File for the loss of each example or for answers, as JSONL."
-)
-@click.option("--exact", is_flag=True, help="Count right answers to records with a 'task' instead.")
+@click.option("--exact", is_flag=True, help="Ask instead, and count answers that are right.")
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=1),
-    default=48,
-    show_default=True,
-    help="The longest answer, with --exact.",
+    help="With --exact: the longest answer. [default: twice the longest right one]",
 )
+@click.option("--out", type=PATH, help="File for each example's loss or answers, as JSONL.")
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Examples that run together.",
-    **from_defaults(TrainingOptions, "batch_size"),
+    help=f"Examples that run together. [default: {TrainingOptions.batch_size}; {TOGETHER} with "
+    "--exact]",
 )
 @activation_option
 @backend_option
@@ -62,58 +57,58 @@ def eval_(
     model: Path,
     source: DataOptions,
     lora: tuple[str, ...],
-    out: Path | None,
     exact: bool,
-    max_tokens: int,
-    batch_size: int,
+    max_tokens: int | None,
+    out: Path | None,
+    batch_size: int | None,
     activation: str | None,
     backend: str,
     device: str | None,
 ) -> None:
     """Take the loss over the responses of a data set; with --lora, of both, side by side.
 
-    With --exact, let the model answer instead and count the answers that are right.
+    With --exact, answer each record greedily, and count the answers that are the record's own, by
+    the records' field "task".
     """
     checkpoint = load_checkpoint(model, activation)
     config = checkpoint.config
+    tokenizer = Tokenizer.from_metadata(checkpoint.metadata, str(model))
+    if exact:
+        questions = read_questions(source.data, tokenizer, source.template)
+        adapters = Adapters([parse_adapter(text, config) for text in lora], None)
+        examiner = Examiner(
+            config,
+            checkpoint.weights,
+            make_backend(backend, device),
+            tokenizer,
+            questions,
+            sequences=batch_size or TOGETHER,
+            max_tokens=max_tokens,
+        )
+        evaluate_exactly(examiner, questions, adapters, out)
+        return
     if source.max_seq_len > config.max_position_embeddings:
         raise BitgraphError(
             f"max-seq-len is {source.max_seq_len}, but the model's context is "
             f"{config.max_position_embeddings}; choose a smaller --max-seq-len"
         )
-    tokenizer = Tokenizer.from_metadata(checkpoint.metadata, str(model))
-    named = [parse_adapter(text, config) for text in lora]
-    adapter = stack([(item.adapter, item.scale) for item in named]) if named else None
-    if exact:
-        exam = read_exam(source.data, source.template, tokenizer)
-        adapters = {"without": None, **({"with": adapter} if named else {})}
-        computing = make_backend(backend, device)
-        taken = take_exam(checkpoint, tokenizer, computing, exam, adapters, batch_size, max_tokens)
-        if out is not None:
-            write_exam(out, exam, taken)
-        Console().print(exam_table(exam, taken))
-        return
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     prepared = load_data(console, source, tokenizer)
     examples = prepared.encoded.examples
+    named = [parse_adapter(text, config) for text in lora]
+    together = batch_size or TrainingOptions.batch_size
     evaluator = Evaluator(
-        config, checkpoint.weights, make_backend(backend, device), batch_size, BUCKET
+        config, checkpoint.weights, make_backend(backend, device), together, BUCKET
     )
-    losses = {"without": _taken(evaluator.losses(examples), len(examples), "without")}
-    if adapter is not None:
+    losses = {"without": taken(evaluator.losses(examples), len(examples), "without")}
+    if named:
+        adapter = stack([(item.adapter, item.scale) for item in named])
         adapted = evaluator.losses(examples, adapter)
-        losses["with"] = _taken(adapted, len(examples), "with")
+        losses["with"] = taken(adapted, len(examples), "with")
     if out is not None:
         _write(out, examples, losses)
     describe_data(console, source, prepared)
     Console().print(_table(losses, " + ".join(item.name for item in named)))
-
-
-def _taken(losses: Iterator[ExampleLoss], count: int, name: str) -> list[ExampleLoss]:
-    """All of them, with a progress bar on a terminal."""
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    return list(track(losses, name, count, console=console, transient=True, disable=hidden))
 
 
 def _write(

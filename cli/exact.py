@@ -1,90 +1,56 @@
-"""`bitgraph eval --exact`: how many answers are right, task by task."""
+"""The exact matches of `bitgraph eval --exact`: asking, and showing what was right."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from ..graph.program import Backend
-from ..models.adapters.lora import LoraAdapter
-from ..models.bitnet.batch import BatchGenerator, answers
-from ..models.bitnet.tokenizer import Tokenizer
-from ..models.bitnet.weights import Checkpoint
-from ..models.corpus.exam import Exam
-from ..models.corpus.scoring import score
 from ..models.files import atomic_write
+from ..models.training.exact import Examiner, Question, exact_matches
+from .progress import taken
+from .session import Adapters
 
 
-def take_exam(
-    checkpoint: Checkpoint,
-    tokenizer: Tokenizer,
-    backend: Backend,
-    exam: Exam,
-    adapters: Mapping[str, LoraAdapter | None],
-    sequences: int,
-    max_tokens: int,
-) -> dict[str, list[str]]:
-    """The most probable answers.
+def evaluate_exactly(
+    examiner: Examiner, questions: Sequence[Question], adapters: Adapters, out: Path | None
+) -> None:
+    """Ask without and with the adapters, and print a table of right answers by task.
 
     Args:
-        checkpoint: the model.
-        tokenizer: of the model.
-        backend: where to compute.
-        exam: the questions.
-        adapters: by the name of the column that their answers get.
-        sequences: questions at a time.
-        max_tokens: the longest answer.
-
-    Raises:
-        BitgraphError: a prompt leaves no room in the model's context.
+        examiner: that is asked.
+        questions: what it is asked.
+        adapters: perhaps none.
+        out: a file for the answers.
     """
-    generator = BatchGenerator(
-        checkpoint.config,
-        checkpoint.weights,
-        backend,
-        longest=max(map(len, exam.prompts)),
-        max_tokens=max_tokens,
-        sequences=max(sequences, 2),
-    )
-    taken = {}
-    for name, adapter in adapters.items():
-        generator.use(adapter)
-        found = answers(generator, tokenizer, exam.prompts)
-        taken[name] = list(_shown(found, len(exam.prompts), name))
-    return taken
+    count, adapter = len(questions), adapters.together()
+    said = {"without": taken(examiner.answers(), count, "without")}
+    if adapter is not None:
+        said["with"] = taken(examiner.answers(adapter), count, "with")
+    if out is not None:
+        _write(out, questions, said)
+    Console().print(_table(questions, said, adapters.names))
 
 
-def _shown(found: Iterator[str], count: int, name: str) -> Iterator[str]:
-    """Answers, with a progress bar on a terminal."""
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    yield from track(found, name, count, console=console, transient=True, disable=hidden)
-
-
-def exam_table(exam: Exam, taken: Mapping[str, Sequence[str]]) -> Table:
-    """Exact matches of each task and of all."""
-    table = Table("task", box=None)
-    table.add_column("records", justify="right")
-    for name in taken:
-        table.add_column(name, justify="right")
-    columns = [score(exam.records, given) for given in taken.values()]
-    for rows in zip(*columns, strict=True):
-        shares = (f"{row.right:,} ({row.accuracy:.1%})" for row in rows)
-        table.add_row(rows[0].task, f"{rows[0].total:,}", *shares)
-    return table
-
-
-def write_exam(path: Path, exam: Exam, taken: Mapping[str, Sequence[str]]) -> None:
-    """One object a line for each question: the record and what was answered.
-
-    Raises:
-        BitgraphError: the file cannot be written.
-    """
+def _write(path: Path, questions: Sequence[Question], said: Mapping[str, Sequence[str]]) -> None:
+    """One object a line for each question, in the order of the records."""
     with atomic_write(path) as file:
-        for number, record in enumerate(exam.records):
-            given = {f"answer_{name}": each[number] for name, each in taken.items()}
-            line = json.dumps({**record, **given}, ensure_ascii=False)
-            file.write(line.encode(errors="replace") + b"\n")
+        for question, each in zip(questions, zip(*said.values(), strict=True), strict=True):
+            fields = {"record": question.record, "task": question.task}
+            given = dict(zip((f"answer_{name}" for name in said), each, strict=True))
+            record = {**fields, "expected": question.expected, **given}
+            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+
+def _table(
+    questions: Sequence[Question], said: Mapping[str, Sequence[str]], adapters: str
+) -> Table:
+    names = {"without": "none", "with": adapters}
+    table = Table("task", box=None)
+    for title in ("records", *(names[name] for name in said)):
+        table.add_column(title, justify="right")
+    scores = [exact_matches(questions, answers) for answers in said.values()]
+    for row in zip(*scores, strict=True):
+        table.add_row(row[0].task, f"{row[0].total:,}", *(f"{one.accuracy:.1%}" for one in row))
+    return table

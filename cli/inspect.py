@@ -11,11 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..models.adapters.peft import load_adapter
+from ..models.adapters.formats import read_adapter
+from ..models.adapters.hesper import is_hesper
+from ..models.adapters.lora import LoraAdapter
+from ..models.bitnet.checkpoint import load_checkpoint
 from ..models.bitnet.hf_config import CONFIG
 from ..models.files import read_json_object
 from ..models.gguf import GgufFile, MetadataValue, read_gguf
 from ..models.shards import open_shards
+from .options import PATH
 
 _TOKENIZER = "tokenizer.ggml."
 _NORMAL_TOKEN = 1
@@ -27,13 +31,21 @@ Record: TypeAlias = tuple[str, str, tuple[int, ...], int]
 @click.command()
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option("--tensors", is_flag=True, help="List every tensor as well.")
-def inspect(file: Path, tensors: bool) -> None:
-    """Show what FILE holds: a GGUF model, a Hugging Face model's folder, or a PEFT adapter's."""
+@click.option("--model", type=PATH, help="Model of an adapter in Hesper's format, if not 2B-4T.")
+def inspect(file: Path, tensors: bool, model: Path | None) -> None:
+    """Show what FILE holds: a model as a GGUF file or a Hugging Face folder, or an adapter.
+
+    An adapter is a PEFT folder, a GGUF file, or Hesper's lora_weights.bin.
+    """
     console = Console()
     if (file / CONFIG).exists():
         _show_hf(console, file, tensors)
     elif file.is_dir() or file.suffix == ".safetensors":
-        _show_adapter(console, file if file.is_dir() else file.parent, tensors)
+        folder = file if file.is_dir() else file.parent
+        _show_adapter(console, folder, read_adapter(folder), tensors)
+    elif is_hesper(file):
+        config = load_checkpoint(model).config if model else None
+        _show_adapter(console, file, read_adapter(file, config), tensors)
     else:
         _show_gguf(console, read_gguf(file), tensors)
 
@@ -116,11 +128,10 @@ def _types_table(records: Sequence[Record]) -> Table:
     return _table(("type", "tensors", "elements", "bytes"), rows)
 
 
-def _show_adapter(console: Console, folder: Path, tensors: bool) -> None:
-    adapter = load_adapter(folder)
+def _show_adapter(console: Console, path: Path, adapter: LoraAdapter, tensors: bool) -> None:
     parameters = sum(tensor.size for tensor in adapter.tensors.values())
     facts = [
-        ("adapter", str(folder)),
+        ("adapter", str(path)),
         ("base model", adapter.base_model or "unknown"),
         ("rank", str(adapter.rank)),
         ("alpha", f"{adapter.alpha:g}"),

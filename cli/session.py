@@ -49,6 +49,11 @@ class Adapters:
             chosen = {self._known(name) for name in used}
             self._scales = {n: s if n in chosen else 0.0 for n, s in self._scales.items()}
 
+    @property
+    def names(self) -> str:
+        """The names of all, for people."""
+        return " + ".join(self._adapters)
+
     def set_scale(self, name: str, scale: float) -> None:
         """Change a factor.
 

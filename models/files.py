@@ -85,6 +85,20 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def first_bytes(path: Path, count: int) -> bytes:
+    """The first bytes of a file, fewer if it is shorter.
+
+    Raises:
+        BitgraphError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BitgraphError(f"{path} could not be read ({reason}); check the path") from None
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds.
 

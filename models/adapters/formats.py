@@ -6,10 +6,10 @@ from typing import Final
 
 from ...graph.errors import BitgraphError
 from ..bitnet.config import BitNetConfig
+from ..files import first_bytes
 from ..gguf.types import MAGIC as GGUF_MAGIC
 from .gguf import DEFAULT_ARCHITECTURE, read_gguf_adapter, write_gguf_adapter
-from .hesper import MAGIC as HESPER_MAGIC
-from .hesper import WIDTHS, read_hesper, write_hesper
+from .hesper import WIDTHS, is_hesper, read_hesper, write_hesper
 from .lora import LoraAdapter
 from .peft import load_adapter, save_adapter
 
@@ -28,10 +28,9 @@ def read_adapter(path: Path, config: BitNetConfig | None = None) -> LoraAdapter:
     """
     if not path.is_file():
         return load_adapter(path)
-    begin = _first_bytes(path)
-    if begin == GGUF_MAGIC:
+    if first_bytes(path, 4) == GGUF_MAGIC:
         return read_gguf_adapter(path)
-    if begin == HESPER_MAGIC.to_bytes(4, "little"):
+    if is_hesper(path):
         return read_hesper(path, (config.hidden_size, config.key_value_size) if config else WIDTHS)
     raise BitgraphError(
         f"{path} is not an adapter; give a PEFT folder, a GGUF adapter or Hesper's lora_weights.bin"
@@ -70,12 +69,3 @@ def not_kept(adapter: LoraAdapter, kind: str) -> list[str]:
     if adapter.rslora:
         lost.append("rank-stabilized scaling (alpha is adjusted to give the same factor)")
     return lost
-
-
-def _first_bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(4)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BitgraphError(f"{path} could not be read ({reason}); check the path") from None

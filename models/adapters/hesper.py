@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from ...graph.errors import BitgraphError
-from ..files import atomic_write
+from ..files import atomic_write, first_bytes
 from .gguf import stored_alpha
 from .lora import LoraAdapter, Tensor, validate
 
@@ -50,6 +50,15 @@ def write_hesper(path: Path, adapter: LoraAdapter) -> None:
         file.write(header)
         for name in _names(layers):
             file.write(np.ascontiguousarray(adapter.tensors[name], "<f4").tobytes())
+
+
+def is_hesper(path: Path) -> bool:
+    """Whether a file begins as `write_hesper` begins one.
+
+    Raises:
+        BitgraphError: it cannot be read.
+    """
+    return first_bytes(path, 4) == MAGIC.to_bytes(4, "little")
 
 
 def read_hesper(path: Path, widths: tuple[int, int] = WIDTHS) -> LoraAdapter:

@@ -12,7 +12,7 @@ from .formats.chat import CHAT
 from .formats.format import Format
 from .formats.sharegpt import SHAREGPT
 from .formats.text import TEXT, split_documents
-from .records import Record
+from .records import Conversation, Record
 
 FORMATS = (CHAT, SHAREGPT, ALPACA, TEXT)
 """The forms of JSON records; a file has the first whose field its first record has."""
@@ -142,4 +142,7 @@ def _read(form: Format, item: object, where: str) -> Record:
         raise BitgraphError(
             f"{where} lacks '{form.field}', which the first record has; add it or remove the record"
         )
-    return form.read(item, where)
+    record, task = form.read(item, where), item.get("task")
+    if isinstance(record, Conversation) and isinstance(task, str):
+        return Conversation(record.turns, task)
+    return record

@@ -24,9 +24,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in their order, at least one."""
+    """Turns in their order, at least one.
+
+    Attributes:
+        turns: what is said.
+        task: the kind of question, "" if the record does not say; answers are counted by it.
+    """
 
     turns: tuple[Turn, ...]
+    task: str = ""
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,22 @@ def test_hespers_widths_come_from_the_model(bitgraph, model, adapter, tmp_path):
     assert not (tmp_path / "back").exists()
 
 
+def test_inspect_shows_hespers_file(bitgraph, model, adapter, tmp_path):
+    """The same facts as of the folder it was exported from, but for the base model's name."""
+    bitgraph("export", adapter, "--to", "hesper", "-o", tmp_path / "a.bin")
+    shown, wanted = (
+        bitgraph("inspect", place, "--tensors", *options).out.partition("base model")[2]
+        for place, options in ((tmp_path / "a.bin", ("--model", model)), (adapter, ()))
+    )
+    assert shown.split()[0] == "unknown"
+    assert wanted.split()[0] == "the/base"
+    assert sorted(shown.split()[1:]) == sorted(wanted.split()[1:])
+    assert shown.count(".lora_A.weight") == 4
+    result = bitgraph("inspect", tmp_path / "a.bin")
+    assert result.code == 2
+    assert "--model" in result.err
+
+
 @pytest.mark.parametrize("kind", ["gguf", "hesper"])
 def test_an_adapter_generates_in_any_format(bitgraph, model, adapter, tmp_path, kind):
     bitgraph("export", adapter, "--to", kind, "-o", tmp_path / "there")

@@ -146,7 +146,7 @@ def test_fields_can_be_overridden():
 @pytest.mark.parametrize(
     ("name", "overrides", "expected"),
     [
-        ("huge", {}, "no preset 'huge'; choose one of tiny, 2b-4t"),
+        ("huge", {}, "no preset 'huge'; choose one of tiny, nano, 2b-4t"),
         ("tiny", {"hidden_size": 130}, "hidden_size 130"),
         ("tiny", {"num_attention_heads": 0}, "num_attention_heads"),
         ("tiny", {"num_attention_heads": 3}, "num_attention_heads 3"),
