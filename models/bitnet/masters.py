@@ -45,6 +45,25 @@ def _draw(config: BitNetConfig, name: str, shape: tuple[int, ...], seed: int) ->
     return drawn
 
 
+def masters_of(weights: Mapping[str, HostValue]) -> dict[str, Array]:
+    """Masters that stand for a model's weights, f32: `model_weights` gives these back.
+
+    The absmean of what `ternarize` rounds is the scale of the result. So codes are multiplied by
+    the scale over the share of those that are not zero; rounding it may move its last bits.
+    """
+    return {
+        name: _spread(value) if isinstance(value, Ternary) else np.asarray(value, np.float32)
+        for name, value in weights.items()
+    }
+
+
+def _spread(weight: Ternary) -> Array:
+    codes = weight.dense(np.float32)
+    share = np.mean(np.abs(codes), dtype=np.float64)
+    masters: Array = codes * np.float32(weight.scale / share if share else 0.0)
+    return masters
+
+
 def model_weights(masters: Mapping[str, Array]) -> dict[str, HostValue]:
     """The weights of the model that masters stand for: projections as the op `ternarize` has them.
 

@@ -30,6 +30,11 @@ class Checkpoint:
     weights: Mapping[str, HostValue]
     metadata: Mapping[str, MetadataValue]
 
+    @property
+    def tokenizer(self) -> dict[str, MetadataValue]:
+        """The pairs of the metadata that are the tokenizer's."""
+        return {key: x for key, x in self.metadata.items() if key.startswith("tokenizer.")}
+
 
 _PROBE = 1 << 14
 """Elements of each weight that tell models apart."""

@@ -222,3 +222,16 @@ def test_a_damaged_checkpoint_is_refused(pretrain, tmp_path):
     result = pretrain("m.gguf", "--max-steps", 1, "--resume")
     assert result.code == 2
     assert f"the checkpoint {folder} is damaged" in result.err.splitlines()[-1]
+
+
+def test_a_run_may_begin_with_a_model(pretrain, corpus, tmp_path):
+    held_out = ("--eval-data", corpus["eval"], "--max-steps", 2, "--eval-steps", 1000)
+    assert pretrain("a.gguf", *held_out).code == 0
+    result = pretrain("b.gguf", "--init", tmp_path / "a.gguf", *held_out)
+    assert result.code == 0, result.err
+    _, reached = events(tmp_path / "a-run", "eval")
+    begun, _ = events(tmp_path / "b-run", "eval")
+    assert begun["loss"] == pytest.approx(reached["loss"], abs=1e-3)
+    first, second = (load_checkpoint(tmp_path / name) for name in ("a.gguf", "b.gguf"))
+    assert first.tokenizer == second.tokenizer
+    assert first.config == second.config

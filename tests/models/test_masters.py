@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tokenizers
 from bitgraph.graph.errors import BitgraphError
+from bitgraph.graph.tensors import Ternary
 from bitgraph.models.bitnet.config import weight_shapes
-from bitgraph.models.bitnet.masters import initial_masters, model_weights
+from bitgraph.models.bitnet.masters import initial_masters, masters_of, model_weights
 from bitgraph.models.bitnet.presets import preset_config
 from bitgraph.models.bitnet.tokenizer import SPLIT_PATTERN, Tokenizer
 from bitgraph.models.bitnet.trained_tokenizer import train_tokenizer
@@ -33,6 +34,22 @@ def test_masters_have_the_deviations_that_are_stated():
             wanted /= 2  # sqrt(2 * 2 layers)
         assert np.std(value) == pytest.approx(wanted, rel=0.02), name
         assert abs(np.mean(value)) < 0.02 * wanted
+
+
+def test_masters_of_a_model_round_to_its_weights():
+    weights = model_weights(initial_masters(CONFIG, 0))
+    back = model_weights(masters_of(weights))
+    for name, value in weights.items():
+        if isinstance(value, Ternary):
+            assert back[name].packed.tobytes() == value.packed.tobytes()
+            assert back[name].scale == pytest.approx(value.scale, rel=1e-6)
+        else:
+            assert np.array_equal(back[name], value)
+
+
+def test_a_matrix_of_zeros_has_masters_too():
+    masters = masters_of({"w": Ternary.pack(np.zeros((3, 4), np.int8), 0.5)})
+    assert not masters["w"].any()
 
 
 def test_every_weight_has_draws_of_its_own():
