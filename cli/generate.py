@@ -136,14 +136,18 @@ def generate(
             max_tokens=max_tokens,
             sequences=min(batch_size, len(asked)),
         )
-        write_answers(asked, together(many, tokenizer, sampling, stops, ids), out)
+        begin = time.perf_counter()
+        count = write_answers(asked, together(many, tokenizer, sampling, stops, ids), out)
+        _print_speed(count, begin, stats)
         return
     generator = Generator(*loaded, adapters.together(), context)
     session = Session(tokenizer, generator, adapters, sampling, max_tokens, stops)
     if converse and form is not None:
         chat(session, form, system)
     elif prompts is not None:
-        write_answers(asked, one_by_one(session, ids), out)
+        begin = time.perf_counter()
+        count = write_answers(asked, one_by_one(session, ids), out)
+        _print_speed(count, begin, stats)
     else:
         _continue(session, ids[0], stats)
 
@@ -156,8 +160,13 @@ def _continue(session: Session, ids: list[int], stats: bool) -> None:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
+    _print_speed(len(answer.tokens), begin, stats)
+
+
+def _print_speed(count: int, begin: float, stats: bool) -> None:
+    """Say, if that is asked for, how long some tokens took."""
     if stats:
-        count, seconds = len(answer.tokens), time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
         click.echo(f"{count} tokens, {count / seconds:.1f} tokens/s with the prompt", err=True)
 
 

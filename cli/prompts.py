@@ -69,23 +69,30 @@ def together(
         yield TextStream(iter(tokens), tokenizer.stream(), stops), generator.room(prompt)
 
 
-def write_answers(prompts: Sequence[Prompt], answers: Iterable[Answer], out: Path | None) -> None:
+def write_answers(prompts: Sequence[Prompt], answers: Iterable[Answer], out: Path | None) -> int:
     """Write a JSON object a line for each prompt, on standard output as they come, or to a file.
 
     Args:
         prompts: as they were read.
         answers: to each of them.
         out: a file, which appears when all are answered.
+
+    Returns:
+        How many tokens the answers have.
     """
+    tokens = 0
     results = _results(prompts, answers)
     if out is None:
         for result in results:
+            tokens += result["tokens"]
             sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
             sys.stdout.flush()
-        return
+        return tokens
     with atomic_write(out) as file:
         for result in results:
+            tokens += result["tokens"]
             file.write(json.dumps(result, ensure_ascii=False).encode() + b"\n")
+    return tokens
 
 
 def _results(prompts: Sequence[Prompt], answers: Iterable[Answer]) -> Iterator[dict[str, Any]]:

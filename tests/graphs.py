@@ -54,6 +54,8 @@ def all_graphs() -> dict[str, Graph]:
     graphs |= {f"smooth {name}": g for name, g in staged("lora,surrogate,promote,grad").items()}
     graphs |= {"logits": logits_graph(CONFIG, 5), "prompt": prompt_graph(CONFIG, 3, 32)}
     graphs |= {"decode": decode_graph(CONFIG, 32)}
+    graphs |= {"decode of several": decode_graph(CONFIG, 32, sequences=3)}
+    graphs |= {"prompts": prompt_graph(CONFIG, 3, 32, sequences=2)}
     graphs |= {"penalized decode": decode_graph(CONFIG, 32, penalized=True)}
     graphs |= {f"{name} fused": Fuse()(graphs[name]) for name in ("decode", "train 5-dce")}
     return graphs

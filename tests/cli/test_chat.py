@@ -168,7 +168,7 @@ def test_prompts_of_a_file_are_answered_as_alone(generate, tmp_path, suffix):
     assert generate("--prompts", path, *sampled, "--out", tmp_path / "out") == ""
     assert (tmp_path / "out").read_text() == printed
     for more in (("--batch-size", 1), ("--batch-size", 2)):
-        assert generate("--prompts", path, *sampled, *more) == printed
+        assert generate("--prompts", path, *sampled, "--stats", *more) == printed
     penalized = ("--repetition-penalty", 1.3, *sampled)
     (first, *_) = generate("--prompts", path, *penalized).splitlines()
     assert json.loads(first)["text"] + "\n" == generate(LINES[0], *penalized)

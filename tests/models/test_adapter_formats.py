@@ -7,6 +7,7 @@ from dataclasses import replace
 import gguf
 import numpy as np
 import pytest
+import tiny_model
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.tensors import Ternary
 from bitgraph.models.adapters.formats import not_kept, read_adapter, write_adapter
@@ -14,23 +15,12 @@ from bitgraph.models.adapters.gguf import read_gguf_adapter
 from bitgraph.models.adapters.hesper import read_hesper
 from bitgraph.models.adapters.lora import LoraAdapter, initial_tensors
 from bitgraph.models.adapters.merging import merge_error
-from bitgraph.models.bitnet.config import PROJECTIONS, BitNetConfig, projection_shapes
+from bitgraph.models.bitnet.config import PROJECTIONS, projection_shapes
 from bitgraph.models.gguf import TensorSource, write_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-CONFIG = BitNetConfig(
-    vocab_size=40,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=12,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=16,
-    max_position_embeddings=32,
-    architecture="bitnet",
-    hidden_act="silu",
-)
+CONFIG = replace(tiny_model.CONFIG, num_hidden_layers=12, architecture="bitnet", hidden_act="silu")
 SHAPES = projection_shapes(CONFIG)
 ALL = tuple(PROJECTIONS)
 

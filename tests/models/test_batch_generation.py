@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 from bitgraph.backends.numpy.backend import NumpyBackend
 from bitgraph.graph.errors import BitgraphError
-from bitgraph.graph.text import parse_graph
 from bitgraph.models.adapters.lora import LoraAdapter, initial_tensors
 from bitgraph.models.bitnet.batch import BatchGenerator
 from bitgraph.models.bitnet.config import PROJECTIONS, projection_shapes
-from bitgraph.models.bitnet.forward import decode_graph, prompt_graph
 from bitgraph.models.bitnet.generate import Generator, Sampling
 from tiny_model import CONFIG, model_values
 
@@ -137,16 +135,6 @@ def test_a_shared_random_stream_is_noticed(monkeypatch):
     found = together(asked, DRAWN)
     assert found[0] == alone(asked, DRAWN)[0]
     assert found[1] != found[0]
-
-
-def test_graphs_of_several_sequences_are_text():
-    for sequences in (1, 3):
-        for graph in (
-            decode_graph(CONFIG, 16, sequences=sequences),
-            prompt_graph(CONFIG, 8, 16, sequences=sequences),
-        ):
-            assert parse_graph(str(graph)) == graph
-    assert decode_graph(CONFIG, 16, sequences=1) == decode_graph(CONFIG, 16)
 
 
 def test_prompts_that_cannot_be_answered_together():

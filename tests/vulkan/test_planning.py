@@ -22,13 +22,19 @@ from bitgraph.backends.vulkan.window import CURSOR, log_of, window_of, window_st
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Graph, Role
 from bitgraph.graph.tensors import HostValue
-from bitgraph.models.bitnet.forward import decode_graph, logits_graph, loss_graph
+from bitgraph.models.bitnet.forward import (
+    FIRST_SLOT,
+    STOPS,
+    decode_graph,
+    logits_graph,
+    loss_graph,
+)
 from bitgraph.models.bitnet.presets import preset_config
 from bitgraph.passes.fuse.fuse import Fuse
 from graphs import all_graphs, pretraining_graph, training_graph
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_model import batch_values, model_values, random_batch, random_values
+from tiny_model import CONFIG, batch_values, model_values, random_batch, random_values
 
 LIMITS = Limits(alignment=16, max_allocation=1 << 20, max_range=1 << 20)
 
@@ -163,6 +169,34 @@ def test_a_training_step_survives_poison_and_shuffling(
         for name, value in wanted.items():
             assert nearly(results[name], value), name
     assert plan.arena_bytes <= 1.03 * plan.lower_bound
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_a_token_of_each_sequence_survives_poison_and_shuffling(fused: bool) -> None:
+    """States that are read through the step and move on at its end, among them."""
+    graph = decode_graph(CONFIG, 16, sequences=3)
+    graph = Fuse()(graph) if fused else graph
+    scalars = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "reach": -1.0, "seed": 3}
+    types = {value.name: value.type for value in graph.inputs_of(Role.INPUT)}
+    values = {
+        **model_values(),
+        **state_of(graph),
+        **{name: np.array(value, types[name].dtype.numpy) for name, value in scalars.items()},
+        "stops": np.full(STOPS, -1, np.int32),
+        FIRST_SLOT: np.array([0, 16, 32], np.int32),
+        "token": np.array([5, 9, 2], np.int32),
+        "position": np.array([4, 0, 15], np.int32),
+        "slot": np.array([4, 16, 47], np.int32),
+        "stopped": np.array([0, 0, 1], np.int32),
+    }
+    values = {item.value.name: values[item.value.name] for item in graph.inputs}
+    wanted = evaluate(graph, values)
+    plan = make_plan(graph, Limits())
+    for seed in range(5):
+        results = run_plan(plan, graph, values, np.random.default_rng(seed))
+        for name, value in wanted.items():
+            assert nearly(results[name], value), name
+    assert np.asarray(wanted["slot.new"]).tolist() == [5, 17, 48]
 
 
 class Reversed:
