@@ -7,57 +7,11 @@ import signal
 import time
 
 import pytest
-from bitgraph.models.bitnet.presets import preset_config, write_random_model
 from killable import start
-from runs import files_of, read_metrics
+from runs import files_of, results, without_times
 
 KILLS = 50 if os.environ.get("BITGRAPH_SLOW_TESTS") else 4
 OPERATIONS_OF_A_CHECKPOINT = 45  # roughly
-TIMES = ("seconds",)
-OPTIONS = (
-    "--rank", 4, "--batch-size", 2, "--epochs", 6, "--lr", 1e-2, "--dropout", 0.2, "--pack",
-    "--tokens-per-step", 128, "--max-seq-len", 64, "--accumulate", 2, "--save-steps", 2,
-    "--eval-steps", 3, "--samples", 0,
-)  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory):
-    """One layer: a step is quick on a CPU that plays a GPU, too."""
-    path = tmp_path_factory.mktemp("small") / "model.gguf"
-    sizes = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64}
-    write_random_model(path, preset_config("tiny", num_hidden_layers=1, **sizes), seed=0)
-    return path
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """Twelve documents of up to sixty tokens: three steps an epoch."""
-    path = tmp_path_factory.mktemp("small") / "data.json"
-    texts = [f"{'counting ' * (1 + n % 5)}to {n}" for n in range(12)]
-    path.write_text(json.dumps([{"text": text} for text in texts]))
-    return path
-
-
-@pytest.fixture
-def arguments(model, data):
-    def make(backend, out):
-        device = ("--device", "lavapipe") if backend == "vulkan" else ()
-        places = ("--model", model, "--data", data, "--eval-data", data, "--out", out)
-        return ("train", *places, "--backend", backend, *device, *OPTIONS)
-
-    return make
-
-
-def without_times(folder):
-    records = [r for r in read_metrics(folder) if r["event"] in ("step", "eval", "checkpoint")]
-    return [{k: v for k, v in r.items() if k not in TIMES} for r in records]
-
-
-def results(folder):
-    """The adapters and checkpoints of a run; other files tell of times and of the folder."""
-    kept = ("adapter_", "best/", "checkpoints/")
-    return {name: data for name, data in files_of(folder).items() if name.startswith(kept)}
 
 
 @pytest.fixture(params=["numpy", "vulkan"])
@@ -98,10 +52,10 @@ def kill_behind(process, folder, before, records, seconds):
     process.kill()
 
 
-def test_a_run_killed_at_random_moments_ends_in_the_same_bits(backend, arguments, tmp_path):
+def test_a_run_killed_at_random_moments_ends_in_the_same_bits(backend, small_run, tmp_path):
     """Every other time while a checkpoint is written, before one of the operations on files."""
     errors = tmp_path / "errors"
-    undisturbed = start(arguments(backend, tmp_path / "whole"), errors)
+    undisturbed = start(small_run(backend, tmp_path / "whole"), errors)
     undisturbed.join(300)
     assert undisturbed.exitcode == 0, errors.read_text()
     rng, attempt, kills = random.Random(0), 0, {"in a checkpoint": 0, "anywhere": 0}
@@ -113,7 +67,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(backend, arguments
             inside = left and kind == "in a checkpoint"
             operation = rng.randrange(1, 2 * OPERATIONS_OF_A_CHECKPOINT) if inside else 0
             before, _ = records_so_far(out)
-            process = start((*arguments(backend, out), "--resume"), errors, operation)
+            process = start((*small_run(backend, out), "--resume"), errors, operation)
             if left and not inside:
                 kill_behind(process, out, before, rng.randrange(0, 12), rng.uniform(0, 0.3))
             process.join(300)
@@ -125,18 +79,18 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(backend, arguments
     print(f"{backend}: killed {kills}, {attempt} runs")
 
 
-def resumed(bitgraph, arguments, tmp_path, *options):
-    return bitgraph(*arguments("numpy", tmp_path / "run"), "--resume", *options)
+def resumed(bitgraph, small_run, tmp_path, *options):
+    return bitgraph(*small_run("numpy", tmp_path / "run"), "--resume", *options)
 
 
 def test_without_a_checkpoint_it_begins_and_when_over_it_changes_nothing(
-    bitgraph, arguments, tmp_path
+    bitgraph, small_run, tmp_path
 ):
-    first = resumed(bitgraph, arguments, tmp_path)
+    first = resumed(bitgraph, small_run, tmp_path)
     assert first.code == 0, first.err
     assert "has no checkpoint yet" in first.err
     before = results(tmp_path / "run")
-    again = resumed(bitgraph, arguments, tmp_path)
+    again = resumed(bitgraph, small_run, tmp_path)
     assert again.code == 0, again.err
     assert "holds a run that ended behind step" in again.err
     assert results(tmp_path / "run") == before
@@ -152,11 +106,11 @@ def test_without_a_checkpoint_it_begins_and_when_over_it_changes_nothing(
     ],
 )
 def test_another_run_is_refused_and_a_damaged_checkpoint_too(
-    bitgraph, arguments, tmp_path, options, said
+    bitgraph, small_run, tmp_path, options, said
 ):
-    assert resumed(bitgraph, arguments, tmp_path, "--max-steps", 2).code == 0
+    assert resumed(bitgraph, small_run, tmp_path, "--max-steps", 2).code == 0
     before = files_of(tmp_path / "run")
-    refused = resumed(bitgraph, arguments, tmp_path, "--max-steps", 2, *options)
+    refused = resumed(bitgraph, small_run, tmp_path, "--max-steps", 2, *options)
     assert refused.code == 2
     assert said in refused.err.splitlines()[-1]
     assert files_of(tmp_path / "run") == before
@@ -164,17 +118,17 @@ def test_another_run_is_refused_and_a_damaged_checkpoint_too(
     content = bytearray((checkpoint / "optimizer.safetensors").read_bytes())
     content[-1] ^= 1
     (checkpoint / "optimizer.safetensors").write_bytes(content)
-    damaged = resumed(bitgraph, arguments, tmp_path, "--max-steps", 2)
+    damaged = resumed(bitgraph, small_run, tmp_path, "--max-steps", 2)
     assert damaged.code == 2
     assert f"the checkpoint {checkpoint} is damaged" in damaged.err.splitlines()[-1]
     assert f"remove {checkpoint}" in damaged.err.splitlines()[-1]
 
 
-def test_other_examples_are_refused(bitgraph, arguments, tmp_path):
-    assert resumed(bitgraph, arguments, tmp_path, "--max-steps", 2).code == 0
+def test_other_examples_are_refused(bitgraph, small_run, tmp_path):
+    assert resumed(bitgraph, small_run, tmp_path, "--max-steps", 2).code == 0
     other = tmp_path / "other.json"
     other.write_text(json.dumps([{"text": "a"}] * 6))
     for option, said in (("--data", "training"), ("--eval-data", "evaluation")):
-        refused = resumed(bitgraph, arguments, tmp_path, "--max-steps", 2, option, other)
+        refused = resumed(bitgraph, small_run, tmp_path, "--max-steps", 2, option, other)
         assert refused.code == 2
         assert f"other {said} examples ({option}" in refused.err.splitlines()[-1]
