@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -93,6 +94,16 @@ def test_without_a_checkpoint_it_begins_and_when_over_it_changes_nothing(
     again = resumed(bitgraph, small_run, tmp_path)
     assert again.code == 0, again.err
     assert "holds a run that ended behind step" in again.err
+    assert results(tmp_path / "run") == before
+
+
+def test_what_a_killed_process_had_not_removed_yet_is_removed(bitgraph, small_run, tmp_path):
+    """It was killed behind its last checkpoint, before it removed the oldest."""
+    assert resumed(bitgraph, small_run, tmp_path).code == 0
+    before, folder = results(tmp_path / "run"), tmp_path / "run" / "checkpoints"
+    shutil.copytree(folder / "step-00000010", folder / "step-00000008")
+    shutil.copytree(folder / "step-00000010", folder / "step-00000009.partial")
+    assert resumed(bitgraph, small_run, tmp_path).code == 0
     assert results(tmp_path / "run") == before
 
 
