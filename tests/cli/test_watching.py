@@ -10,6 +10,7 @@ import sys
 import termios
 from fcntl import ioctl
 
+import pytest
 from runs import read_metrics
 
 COMMAND = "from bitgraph.cli.main import main; main()"
@@ -39,17 +40,19 @@ def on_terminal(arguments, seen, columns=160):
     return process.wait(60), shown
 
 
-def test_a_terminal_shows_how_a_run_goes(lavapipe, small_run, tmp_path):
-    """Loss, eval, tokens a second, device memory, time passed and time left, in one line."""
+@pytest.mark.parametrize("columns", [80, 160])
+def test_a_terminal_shows_how_a_run_goes(lavapipe, small_run, tmp_path, columns):
+    """Loss, eval, tokens a second, device memory and time left, in one line."""
     arguments = small_run("vulkan", tmp_path / "run")
-    code, shown = on_terminal(arguments, lambda shown, process: None)
+    code, shown = on_terminal(arguments, lambda shown, process: None, columns)
     assert code == 0, shown
     bar = re.compile(
-        r"training \S+ +(\d+)/12 +loss (\d\.\d{4}) +eval (\d\.\d{4}) +([\d,]+) tokens/s +"
-        r"([\d.]+ [KM]iB) +\d:\d\d:\d\d +left +(\d:\d\d:\d\d|-:--:--)"
+        r"(\d+)/12 +loss (\d\.\d{4}) +eval (\d\.\d{4}) +([\d,]+) tokens/s +"
+        r"([\d.]+ [KM]iB) +(?:\d:\d\d:\d\d +)?left +(\d:\d\d:\d\d|-:--:--)"
     )
     bars = bar.findall(shown)
     assert bars, shown
+    assert ("training ━" in shown) == (columns == 160)
     records = read_metrics(tmp_path / "run")
     steps = {r["step"]: f"{r['loss']:.4f}" for r in records if r["event"] == "step"}
     assert all(steps[int(step)] == loss for step, loss, *_ in bars if int(step))
