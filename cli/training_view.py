@@ -19,6 +19,9 @@ from ..models.training.trainer import StepReport
 _LINES = 20
 """Lines for the steps of a run where there is no terminal."""
 
+_WIDE = 110
+"""Columns of a terminal from which on there is room for a bar and the time passed."""
+
 
 class TrainingView:
     """Shows the events of a run."""
@@ -34,15 +37,15 @@ class TrainingView:
         """
         self.speed = Throughput()
         self._console = console
+        wide = console.width >= _WIDE  # else rich would cut the numbers
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            *((TextColumn("{task.description}"), BarColumn()) if wide else ()),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("eval {task.fields[evaluation]}"),
             TextColumn("{task.fields[speed]} tokens/s"),
             TextColumn(memory),
-            TimeElapsedColumn(),
+            *((TimeElapsedColumn(),) if wide else ()),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,

@@ -1,15 +1,35 @@
-"""What all tests share: hypothesis without a deadline, and real files from beside the project."""
+"""What all tests share: hypothesis without a deadline, a CPU that speaks Vulkan, real files."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from bitgraph.graph.errors import BitgraphError
 from hypothesis import settings
 
+if TYPE_CHECKING:
+    from bitgraph.backends.vulkan.info import DeviceInfo
+
+NEEDED = "apt install libvulkan1 mesa-vulkan-drivers vulkan-validationlayers"
 SHARED = Path(__file__).parents[2] / "shared"
 
 # The first example of a test loads code and compiles graphs; its time says nothing.
 settings.register_profile("bitgraph", deadline=None)
 settings.load_profile("bitgraph")
+
+
+@pytest.fixture(scope="session")
+def lavapipe() -> "DeviceInfo":
+    """The CPU device, with a validation layer to watch over it."""
+    try:
+        from bitgraph.backends.vulkan.instance import Instance
+        from bitgraph.backends.vulkan.query import select_device
+
+        info = select_device("lavapipe")
+        Instance(validation=True).close()
+    except BitgraphError as error:
+        pytest.skip(f"needs lavapipe and the validation layers ({error}): {NEEDED}")
+    return info
 
 
 @pytest.fixture(scope="session")

@@ -165,6 +165,7 @@ class Run:
             BitgraphError: a step is not finite, or something cannot be written.
         """
         remove_unfinished(self.folder)
+        remove_old(self.folder, self.options.keep)  # who was killed may not have
         for place in (self.folder, self.folder / BEST):
             remove_partial(place)
         if not self.is_over:

@@ -1,19 +1,21 @@
 """What happens in a run as an event file of TensorBoard.
 
-The file's parts are tensorboardX's, but not its writer, which works in a process queue: here an
-event is in the file when `append` returns, and a full disk is met where it can be said.
+Events and records are tensorboardX's, but not its writers: here an event is in the file when
+`append` returns, and a full disk is met where it can be said, with the file closed behind it.
 """
 
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
 
 from ..files import make_folder
 from .metrics import named
@@ -38,12 +40,20 @@ class TensorBoardLog:
         if not begin:
             shutil.rmtree(self._path, ignore_errors=True)
         make_folder(self._path)
+        # The last two parts keep files apart that are begun in the same second.
+        parts = (int(time.time()), socket.gethostname(), os.getpid(), begin)
+        name = ".".join(("events.out.tfevents", *map(str, parts)))
         with named(self._path):
-            # The suffix keeps files apart that are begun in the same second.
-            self._file = EventsWriter(str(self._path / "events"), f".{os.getpid()}.{begin}")
-        if begin:
-            restart = SessionLog(status=SessionLog.START)
-            self._write(Event(wall_time=time.time(), step=begin + 1, session_log=restart))
+            self._file = RecordWriter(str(self._path / name))
+        try:
+            self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            if begin:
+                restart = SessionLog(status=SessionLog.START)
+                self._write(Event(wall_time=time.time(), step=begin + 1, session_log=restart))
+        except BaseException:
+            with suppress(OSError):
+                self._file.close()
+            raise
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add what can be plotted of a record.
@@ -60,7 +70,7 @@ class TensorBoardLog:
 
     def _write(self, event: Event) -> None:
         with named(self._path):
-            self._file.write_event(event)
+            self._file.write(event.SerializeToString())
             self._file.flush()
 
     def __enter__(self) -> "TensorBoardLog":

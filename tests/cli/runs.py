@@ -37,3 +37,15 @@ def read_metrics(folder: Path) -> list[dict[str, object]]:
     text = (folder / "metrics.jsonl").read_text()
     assert text.endswith("\n")
     return [json.loads(line) for line in text.splitlines()]
+
+
+def without_times(folder: Path) -> list[dict[str, object]]:
+    """The records of what happened in a run, without the seconds that it took."""
+    records = [r for r in read_metrics(folder) if r["event"] in ("step", "eval", "checkpoint")]
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """The adapters and checkpoints of a run; other files tell of times and of the folder."""
+    kept = ("adapter_", "best/", "checkpoints/")
+    return {name: data for name, data in files_of(folder).items() if name.startswith(kept)}

@@ -1,6 +1,7 @@
 """Adapters go to PEFT and come back from it, on a tiny BitNet model; needs the `torch` extra."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ from bitgraph.models.adapters.peft import (
 from bitgraph.models.bitnet.checkpoint import load_checkpoint
 from bitgraph.models.bitnet.config import is_projection, projection_shapes, weight_shapes
 from bitgraph.models.bitnet.forward import graph_weights, logits_graph
-from bitgraph.passes.lora import Lora
+from bitgraph.models.bitnet.generate import generation_passes
+from bitgraph.models.training.options import TrainingOptions
 from bitgraph.passes.manager import PassManager
 from bitgraph.passes.surrogate import Surrogate
 from hf_folders import CONFIG, config_keys, stored, write_folder
@@ -78,9 +80,14 @@ def tiny(lib: Torch) -> Any:
 def trained(rank: int = 4, **changes: Any) -> LoraAdapter:
     """Like after training: B is not zero."""
     rng = np.random.default_rng(1)
+    pattern = changes.get("rank_pattern", {})
+    ranks = {
+        path: next((r for name, r in pattern.items() if path.endswith(name)), rank)
+        for path in SHAPES
+    }
     tensors = {
         name: tensor + rng.normal(size=tensor.shape).astype(np.float32)
-        for name, tensor in initial_tensors(SHAPES, rank, seed=0).items()
+        for name, tensor in initial_tensors(SHAPES, ranks, seed=0).items()
     }
     return LoraAdapter(rank, 6.0, SEVEN, tensors, **changes)
 
@@ -97,14 +104,23 @@ def bits(tensors: dict[str, np.ndarray]) -> dict[str, bytes]:
     return {name: tensor.tobytes() for name, tensor in tensors.items()}
 
 
+PATTERNS: dict[str, dict[str, Any]] = {
+    "rank_pattern": {"v_proj": 8, "layers.1.mlp.up_proj": 2},
+    "alpha_pattern": {"q_proj": 3.0, "layers.0.self_attn.v_proj": 5.0},
+}
+
+
+@pytest.mark.parametrize("patterns", [{}, PATTERNS], ids=["plain", "patterns"])
 @pytest.mark.parametrize("rslora", [False, True])
-def test_peft_loads_what_is_saved(lib, tmp_path, rslora):
-    adapter = trained(rslora=rslora, base_model="some/base")
+def test_peft_loads_what_is_saved(lib, tmp_path, rslora, patterns):
+    adapter = trained(rslora=rslora, base_model="some/base", **patterns)
     save_adapter(tmp_path, adapter)
     model = lib.peft.PeftModel.from_pretrained(tiny(lib), tmp_path)
     assert bits(state(lib, model)) == bits(adapter.tensors)
-    layer = model.base_model.model.model.layers[0].self_attn.q_proj
-    assert layer.scaling["default"] == adapter.scaling
+    for path in SHAPES:
+        layer = model.base_model.model.model.get_submodule(path)
+        assert layer.r["default"] == adapter.rank_of(path), path
+        assert layer.scaling["default"] == pytest.approx(adapter.scaling_of(path)), path
     assert model.peft_config["default"].base_model_name_or_path == "some/base"
 
 
@@ -233,19 +249,27 @@ def smooth_torch_model(lib: Torch, weights: dict[str, Any]) -> Any:
     return model
 
 
+@pytest.mark.parametrize("patterns", [{}, PATTERNS], ids=["plain", "patterns"])
 @pytest.mark.parametrize("rslora", [False, True])
-def test_peft_gives_our_logits_on_the_smooth_graph(lib, tmp_path, rslora):
+def test_peft_gives_our_logits_on_the_smooth_graph(lib, tmp_path, rslora, patterns):
     """Our packed folder, our adapter folder; the activation quantizer is the identity in both."""
     weights = random_model()
     keys = config_keys(CONFIG, linear_class="autobitlinear", quantization_mode="offline")
     write_folder(tmp_path / "base", stored(weights, "autobitlinear"), keys, CONFIG.vocab_size)
-    shapes = projection_shapes(CONFIG)
+    options = TrainingOptions(
+        rank=4, alpha=6.0, rslora=rslora, targets=SEVEN, **{
+            key: tuple(f"{name}={value}" for name, value in entries.items())
+            for key, entries in patterns.items()
+        },
+    )  # fmt: skip
+    shapes, lora = projection_shapes(CONFIG), options.lora()
     rng = np.random.default_rng(4)
+    initial = initial_tensors(shapes, {module: lora.rank_of(module) for module in shapes}, seed=0)
     tensors = {
         name: tensor + 0.1 * rng.standard_normal(tensor.shape, np.float32)
-        for name, tensor in initial_tensors(shapes, 4, seed=0).items()
+        for name, tensor in initial.items()
     }
-    save_adapter(tmp_path / "adapter", LoraAdapter(4, 6.0, SEVEN, tensors, rslora=rslora))
+    save_adapter(tmp_path / "adapter", options.adapter(tensors, "base"))
 
     ids = rng.integers(0, CONFIG.vocab_size, 24)
     model = smooth_torch_model(lib, weights)
@@ -255,15 +279,27 @@ def test_peft_gives_our_logits_on_the_smooth_graph(lib, tmp_path, rslora):
         theirs = adapted(lib.torch.from_numpy(ids[None])).logits[0].numpy()
 
     checkpoint, adapter = load_checkpoint(tmp_path / "base"), load_adapter(tmp_path / "adapter")
-    lora = Lora(adapter.rank, adapter.scaling * adapter.rank)
+    ours = smooth_logits(checkpoint, adapter, lora, ids)  # as in training
+    assert np.abs(theirs - plain).max() > 0.1 * np.abs(plain).max()  # the adapter counts
+    assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+    read = smooth_logits(
+        checkpoint, adapter, generation_passes(CONFIG, adapter)[0], ids
+    )  # as in eval and generate
+    assert np.array_equal(read, ours)
+    if patterns:
+        blind = replace(adapter, alpha_pattern={})
+        wrong = smooth_logits(checkpoint, blind, generation_passes(CONFIG, blind)[0], ids)
+        assert np.abs(wrong - theirs).max() > 1e-2 * np.abs(theirs).max()
+
+
+def smooth_logits(checkpoint: Any, adapter: LoraAdapter, lora: Any, ids: np.ndarray) -> Any:
+    """Ours."""
     graph = PassManager((lora, Surrogate())).run(logits_graph(CONFIG, ids.size))
     backend = NumpyBackend()
     backend.load({**graph_weights(CONFIG, checkpoint.weights), **adapter.tensors})
     slots = np.arange(ids.size, dtype=np.int32)
     feeds = {"tokens": ids.astype(np.int32), "positions": slots, "first": 0 * slots, "last": slots}
-    ours = backend.compile(graph).run(feeds)["logits"]
-    assert np.abs(theirs - plain).max() > 0.1 * np.abs(plain).max()  # the adapter counts
-    assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+    return backend.compile(graph).run(feeds)["logits"]
 
 
 @pytest.mark.parametrize("linear_class", ["autobitlinear", "bitlinear"])

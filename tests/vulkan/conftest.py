@@ -8,30 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
-from bitgraph.graph.errors import BitgraphError
 
 if TYPE_CHECKING:
     from bitgraph.backends.vulkan.device import Device
     from bitgraph.backends.vulkan.info import DeviceInfo
 
 SHADERS = Path(__file__).parent / "shaders"
-NEEDED = "apt install libvulkan1 mesa-vulkan-drivers vulkan-validationlayers"
 
 OpenDevice: TypeAlias = "Callable[..., Device]"
-
-
-@pytest.fixture(scope="session")
-def lavapipe() -> "DeviceInfo":
-    """The CPU device, with a validation layer to watch over it."""
-    try:
-        from bitgraph.backends.vulkan.instance import Instance
-        from bitgraph.backends.vulkan.query import select_device
-
-        info = select_device("lavapipe")
-        Instance(validation=True).close()
-    except BitgraphError as error:
-        pytest.skip(f"needs lavapipe and the validation layers ({error}): {NEEDED}")
-    return info
 
 
 @pytest.fixture(scope="session")
