@@ -11,6 +11,7 @@ import click
 from .. import __version__
 from ..graph.errors import BitgraphError
 from .adapters import export, import_, merge
+from .bench.command import bench
 from .compile import compile_
 from .corpus import corpus
 from .data import data
@@ -41,6 +42,7 @@ _COMMANDS = (
     export,
     import_,
     merge,
+    bench,
     compile_,
     corpus,
     data,
