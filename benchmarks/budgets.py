@@ -1,9 +1,10 @@
 r"""Training under memory budgets that leave 100%, 50%, 25% and 12% of the activations.
 
-    python benchmarks/budgets.py --preset 2b-4t --batch 4 --length 512 --against torch --json OUT.json
+    python benchmarks/budgets.py --batch 4 --length 512 --against torch --json OUT.json
 
-Memory is printed as foreseen, planned, allocated and reported by the driver, and the slowdown beside
-the expected one; PyTorch follows with and without gradient checkpointing. See docs/benchmarks.md.
+Memory is printed as foreseen, planned, allocated and reported by the driver, and the slowdown
+beside the expected one; PyTorch follows with and without gradient checkpointing. See
+docs/benchmarks.md.
 """
 
 import json

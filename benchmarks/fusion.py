@@ -186,8 +186,8 @@ def cli() -> None:
 @click.option("--length", default=512, show_default=True, help="Tokens of each.")
 @click.option("--steps", default=12, show_default=True, help="Measured steps.")
 def train(
-    model: Path | None, device: str | None, preset: str, target: Path | None, batch: int, length: int,
-    steps: int,
+    model: Path | None, device: str | None, preset: str, target: Path | None, batch: int,
+    length: int, steps: int,
 ) -> None:  # fmt: skip
     """A training step: milliseconds are medians, differences those of the losses."""
     path = model or random_model(preset_config(preset))
