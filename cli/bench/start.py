@@ -158,7 +158,9 @@ def main() -> None:
     try:
         print(json.dumps(measure_start(**json.loads(sys.argv[2]))))
     except Exception as error:
-        if type(error).__name__ not in ("BitgraphError", "DeviceError"):
+        from ...graph.errors import BitgraphError  # not before the clocks run
+
+        if not isinstance(error, BitgraphError):
             raise
         sys.exit(str(error))
 
