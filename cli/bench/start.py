@@ -73,6 +73,11 @@ class Clocks:
 
         return timed
 
+    def until_now(self) -> dict[str, float]:
+        """Seconds by part up to this moment."""
+        self._turn()
+        return dict(self.seconds)
+
     def _turn(self) -> None:
         """Give the time since the last turn to the part that is open."""
         now = time.perf_counter()
@@ -81,7 +86,17 @@ class Clocks:
 
 
 class _FirstStep(Exception):  # noqa: N818
-    """Ends the command where its first step is done."""
+    """Ends the command where its first step is done.
+
+    Attributes:
+        at: seconds since the epoch.
+        parts: seconds until then, by part.
+    """
+
+    def __init__(self, parts: dict[str, float]) -> None:
+        super().__init__()
+        self.at = time.time()
+        self.parts = parts
 
 
 def measure_start(
@@ -112,16 +127,16 @@ def measure_start(
         data.write_text(json.dumps([record] * batch))
         for name, module, attribute in PARTS + (VULKAN_PARTS if backend == "vulkan" else ()):
             patches.enter_context(_clock(clocks, name, module, attribute))
-        patches.enter_context(_end_at_first_step())
+        patches.enter_context(_end_at_first_step(clocks))
         options = ["train", "--model", model, "--data", str(data), "--out", f"{folder}/run"]
         options += ["--batch-size", str(batch), "--max-seq-len", str(length)]
         options += ["--backend", backend, *(["--device", device] if device else [])]
         options += ["--max-steps", "1", "--samples", "0", "--no-tensorboard"]
         try:
             main.cli.main(options, standalone_mode=False)
-        except _FirstStep:
-            total = time.time() - begin
-    return {"side": backend, "seconds": total, "parts": clocks.seconds}
+        except _FirstStep as reached:
+            return {"side": backend, "seconds": reached.at - begin, "parts": reached.parts}
+    raise AssertionError("a run ends with its first step")
 
 
 @contextmanager
@@ -139,14 +154,14 @@ def _clock(clocks: Clocks, name: str, module: str, attribute: str) -> Iterator[N
 
 
 @contextmanager
-def _end_at_first_step() -> Iterator[None]:
+def _end_at_first_step(clocks: Clocks) -> Iterator[None]:
     """Let training end with `_FirstStep` where its first step is reported."""
     trainer = importlib.import_module(f"{_PACKAGE}.models.training.trainer").Trainer
     fit = trainer.fit
 
     def first(*arguments: Any, **options: Any) -> Iterator[Any]:
         for _ in fit(*arguments, **options):
-            raise _FirstStep
+            raise _FirstStep(clocks.until_now())
         yield  # never reached: a run has a step
 
     with patch.object(trainer, "fit", first):

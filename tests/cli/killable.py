@@ -21,7 +21,7 @@ def run(arguments: Sequence[object], errors: Path) -> None:
 def start(arguments: Sequence[object], errors: Path) -> BaseProcess:
     """Begin a command."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bitgraph.cli.main"])
+    context.set_forkserver_preload(["bitgraph.cli.main", "bitgraph.cli.train"])
     process = context.Process(target=run, args=(arguments, errors))
     process.start()
     return process
