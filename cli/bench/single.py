@@ -28,7 +28,7 @@ WARMUP = 2
 CACHE = 128 << 20
 """Bytes that weights of a case take at least in all, more than caches of GPUs hold."""
 
-_MOST_COPIES = 64
+_MOST_COPIES = 96
 """Weights of a case."""
 
 
