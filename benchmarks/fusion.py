@@ -5,8 +5,8 @@ r"""What each fusion is worth: a training step and a decoded token, pattern by p
     python benchmarks/fusion.py count --preset 2b-4t --tokens 2048
 
 `count` plans for an NVIDIA H100 and needs no device. Each row of a table is the pass `fuse` with
-one pattern alone, with all of them, or left out. A model that is absent is made first, with random
-weights. See docs/benchmarks.md.
+one pattern alone, with all of them, or left out. Without --model, random weights of a preset serve.
+See docs/benchmarks.md.
 """
 
 import json
@@ -24,10 +24,15 @@ import numpy as np
 from bitgraph.backends.vulkan.limits import KNOWN_LIMITS
 from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.backends.vulkan.schedule import Schedule
+from bitgraph.cli.bench.instruments import WatchedBackend, describe, opened, size_of
+from bitgraph.cli.bench.measure import draw_prompt, make_generator, make_trainer
+from bitgraph.cli.bench.random_models import random_model
+from bitgraph.cli.bench.results import Result
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Graph
 from bitgraph.graph.ops.fused import FUSED
 from bitgraph.models.bitnet import cached
+from bitgraph.models.bitnet.checkpoint import load_checkpoint
 from bitgraph.models.bitnet.forward import decode_graph, loss_graph
 from bitgraph.models.bitnet.generate import Sampling
 from bitgraph.models.bitnet.presets import preset_config
@@ -36,9 +41,6 @@ from bitgraph.models.training.options import TrainingOptions
 from bitgraph.passes.fuse.fuse import Fuse
 from bitgraph.passes.fuse.patterns import PATTERNS
 from bitgraph.passes.manager import Pass, PassManager
-from gpu import ensure_model
-from gpu_parts import make_generator, make_trainer
-from instruments import Result, WatchedBackend, describe, opened, size_of
 
 WARMUP = 3
 """Steps before the measured ones."""
@@ -87,8 +89,9 @@ def token_seconds(
     model: Path, backend: WatchedBackend, lora: bool, tokens: int
 ) -> tuple[float, list[float]]:
     """Seconds of a token behind a prompt of 64, and the tokens."""
-    generator, prompt = make_generator(model, backend, lora, 64, tokens)
-    for _ in generator.generate(prompt, Sampling(), frozenset(), 32):
+    generator, rng = make_generator(model, backend, lora, 64, tokens)
+    warm, prompt = (draw_prompt(rng, 64, load_checkpoint(model).config) for _ in range(2))
+    for _ in generator.generate(warm, Sampling(), frozenset(), 32):
         pass
     stream = generator.generate(prompt, Sampling(), frozenset(), tokens)
     given = [next(stream)]
@@ -163,9 +166,7 @@ def report(results: Iterator[Result], target: Path | None) -> None:
         target.write_text(json.dumps(done, indent=2) + "\n")
 
 
-model_option = click.option(
-    "--model", type=click.Path(path_type=Path), default=Path("runs/random-2b-4t.gguf")
-)
+model_option = click.option("--model", type=click.Path(path_type=Path))
 device_option = click.option("--device", help="Vulkan device, by index or name.")
 preset_option = click.option("--preset", default="2b-4t", show_default=True)
 json_option = click.option("--json", "target", type=click.Path(path_type=Path))
@@ -185,11 +186,11 @@ def cli() -> None:
 @click.option("--length", default=512, show_default=True, help="Tokens of each.")
 @click.option("--steps", default=12, show_default=True, help="Measured steps.")
 def train(
-    model: Path, device: str | None, preset: str, target: Path | None, batch: int, length: int,
-    steps: int,
+    model: Path | None, device: str | None, preset: str, target: Path | None, batch: int,
+    length: int, steps: int,
 ) -> None:  # fmt: skip
     """A training step: milliseconds are medians, differences those of the losses."""
-    path = ensure_model(model, preset)
+    path = model or random_model(preset_config(preset))
     report(measure(device, lambda b: training_losses(path, b, batch, length, steps)), target)
 
 
@@ -201,10 +202,15 @@ def train(
 @click.option("--lora", is_flag=True, help="With an adapter, unmerged.")
 @click.option("--tokens", default=256, show_default=True, help="Tokens to generate.")
 def decode(
-    model: Path, device: str | None, preset: str, target: Path | None, lora: bool, tokens: int
+    model: Path | None,
+    device: str | None,
+    preset: str,
+    target: Path | None,
+    lora: bool,
+    tokens: int,
 ) -> None:
     """A decoded token; differences are those of the tokens' numbers."""
-    path = ensure_model(model, preset)
+    path = model or random_model(preset_config(preset))
     report(measure(device, lambda b: token_seconds(path, b, lora, tokens)), target)
 
 

@@ -1,7 +1,6 @@
-"""A pretraining step on a GPU: its time, and what each kernel takes.
+"""The time of a pretraining step on a GPU.
 
-    python benchmarks/pretraining.py --preset nano --tokens 8192
-    python benchmarks/pretraining.py --preset nano --tokens 8192 --profile --by shape
+    python benchmarks/pretraining.py --preset nano --tokens 8192 --length 16
 
 Weights and texts are random; the graph of a step is the one that `bitgraph pretrain` runs.
 """
@@ -11,7 +10,7 @@ import time
 
 import click
 import numpy as np
-from bitgraph.backends.vulkan.query import select_device
+from bitgraph.cli.bench.instruments import WatchedBackend, opened, size_of
 from bitgraph.graph.ir import Graph, Role, Value
 from bitgraph.graph.tensors import Array, HostValue
 from bitgraph.models.bitnet.config import BitNetConfig
@@ -21,14 +20,10 @@ from bitgraph.models.data.batching import make_batch
 from bitgraph.models.data.examples import prompted
 from bitgraph.passes.manager import PassManager
 from bitgraph.passes.pipeline import parse_pipeline
-from gpu import print_profile
-from instruments import GROUPINGS, ProfilingDevice, WatchedBackend, opened, profiles, size_of
 
 PIPELINE = "masters,grad,adamw,cse,dce,fuse"
 WINDOW = 8
 """Steps that are handed over, and started, together."""
-PROFILED = 4
-"""Steps of a profile, of which the last is shown."""
 
 
 def persistent_values(config: BitNetConfig, graph: Graph) -> dict[str, HostValue]:
@@ -67,27 +62,12 @@ def step_inputs(config: BitNetConfig, tokens: int, length: int, step: int) -> di
 @click.option("--length", default=512, show_default=True, help="Of a text; divides the tokens.")
 @click.option("--steps", default=10, show_default=True, help="Measured windows of eight steps.")
 @click.option("--device", help="Vulkan device, by index or name; a GPU if left out.")
-@click.option("--profile", is_flag=True, help="Time every kernel instead.")
-@click.option("--by", type=click.Choice(list(GROUPINGS)), default="kernel", show_default=True)
-def main(
-    preset: str, tokens: int, length: int, steps: int, device: str | None, profile: bool, by: str
-) -> None:
+def main(preset: str, tokens: int, length: int, steps: int, device: str | None) -> None:
     """Measure a step that trains all weights of a model."""
     config = preset_config(preset)
     graph = PassManager(parse_pipeline(PIPELINE)).run(loss_graph(config, tokens))
     values = persistent_values(config, graph)
     inputs = [step_inputs(config, tokens, length, step) for step in range(1, WINDOW + 1)]
-    if profile:
-        with ProfilingDevice(select_device(device)) as gpu:
-            backend = WatchedBackend(gpu)
-            backend.load(values)
-            program = backend.compile(graph)
-            for some in inputs[:PROFILED]:
-                program.run(some)
-            click.echo(gpu.info.name)
-            for found in profiles(gpu, by):
-                print_profile(found)
-        return
     with opened(device) as (gpu, _):
         backend = WatchedBackend(gpu)
         backend.load(values)

@@ -5,59 +5,60 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Final
 
 import click
 
 from .. import __version__
 from ..graph.errors import BitgraphError
-from .adapters import export, import_, merge
-from .compile import compile_
-from .corpus import corpus
-from .data import data
-from .devices import devices
-from .diff_backends import diff_backends
-from .evaluate import eval_
-from .generate import generate
-from .graph import graph
-from .init import init
-from .inspect import inspect
-from .opt import opt
-from .pretrain import pretrain
-from .train import train
-from .tune import tune
-from .verify import verify
-from .watching import report
+
+COMMANDS: Final[Mapping[str, str]] = {
+    "bench": "bench.command:bench",
+    "compile": "compile:compile_",
+    "corpus": "corpus:corpus",
+    "data": "data:data",
+    "devices": "devices:devices",
+    "diff-backends": "diff_backends:diff_backends",
+    "eval": "evaluate:eval_",
+    "export": "adapters:export",
+    "generate": "generate:generate",
+    "graph": "graph:graph",
+    "import": "adapters:import_",
+    "init": "init:init",
+    "inspect": "inspect:inspect",
+    "merge": "adapters:merge",
+    "opt": "opt:opt",
+    "pretrain": "pretrain:pretrain",
+    "report": "watching:report",
+    "train": "train:train",
+    "tune": "tune:tune",
+    "verify": "verify:verify",
+}
+"""Where each command lies: a module of this package and a name in it."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """A group that imports a command when it is asked for: no command waits for the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name, None if there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name].split(":")
+        command: click.Command = getattr(import_module(f".{module}", __package__), name)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bitgraph")
 def cli() -> None:
     """LoRA fine-tuning and generation for BitNet b1.58."""
-
-
-_COMMANDS = (
-    train,
-    generate,
-    eval_,
-    export,
-    import_,
-    merge,
-    compile_,
-    corpus,
-    data,
-    devices,
-    diff_backends,
-    graph,
-    init,
-    inspect,
-    opt,
-    pretrain,
-    report,
-    tune,
-    verify,
-)
-for command in _COMMANDS:
-    cli.add_command(command)
 
 
 def main() -> None:

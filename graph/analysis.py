@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
 from .ir import Graph, Node, Value
 from .ops import op_def
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 def producers(graph: Graph) -> dict[str, Node]:
@@ -184,6 +187,8 @@ def to_networkx(graph: Graph) -> "nx.DiGraph[str]":
 
     Op nodes are named by their position; they carry ``op`` and ``scope``, values carry ``type``.
     """
+    import networkx as nx  # slow to load, seldom needed
+
     view: nx.DiGraph[str] = nx.DiGraph(name=graph.name)
     for value in all_values(graph):
         view.add_node(value.name, kind="value", type=str(value.type))

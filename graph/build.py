@@ -16,6 +16,7 @@ class GraphBuilder:
         self.inputs: list[Input] = []
         self.nodes: list[Node] = []
         self._values: dict[str, Value] = {}
+        self._roles: dict[str, Role] = {}
         self._counters: dict[str, int] = {}
         self._scopes: list[str] = []
         self._prefix = ""
@@ -52,6 +53,7 @@ class GraphBuilder:
         """Declare a value from outside."""
         value = self._define(name, type)
         self.inputs.append(Input(value, role))
+        self._roles[name] = role
         return value
 
     def input_once(self, name: str, type: TensorType, role: Role) -> Value:
@@ -60,10 +62,10 @@ class GraphBuilder:
         Raises:
             GraphError: the name belongs to something else.
         """
-        wanted = Input(Value(name, type), role)
-        if wanted not in self.inputs:
+        value = Value(name, type)
+        if self._roles.get(name) is not role or self._values[name] != value:
             return self.add_input(name, type, role)
-        return wanted.value
+        return value
 
     def append(self, node: Node) -> None:
         """Take over a node as it is."""

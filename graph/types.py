@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 import numpy as np
 
@@ -107,6 +108,7 @@ class TensorType:
         return TensorType(dtype, self.shape)
 
 
+@lru_cache(maxsize=4096)
 def parse_type(text: str) -> TensorType:
     """Inverse of `str(TensorType)`.
 

@@ -7,6 +7,8 @@ from .ops import infer_types
 from .text import NAME, SCOPE, format_node
 from .types import GraphError
 
+_NAME, _SCOPE = re.compile(NAME), re.compile(SCOPE)
+
 _CONTEXT = 2
 """Lines shown before and after the one that is wrong."""
 
@@ -33,7 +35,7 @@ def verify(graph: Graph) -> None:
 
 def _expect_name(name: str) -> None:
     """The text form can hold nothing else."""
-    if re.fullmatch(NAME, name) is None:
+    if _NAME.fullmatch(name) is None:
         raise GraphError(f"{name!r} is not a name: it takes letters, digits and any of _ . -")
 
 
@@ -45,17 +47,17 @@ def _define(value: Value, defined: dict[str, Value]) -> None:
 
 
 def _expect_defined(value: Value, defined: dict[str, Value]) -> None:
-    if value.name not in defined:
+    known = defined.get(value.name)
+    if known is None:
         raise GraphError(f"{value} is used before it is defined")
-    if defined[value.name] != value:
-        known = defined[value.name].type
-        raise GraphError(f"{value} is used as {value.type}, but it is {known}")
+    if known is not value and known != value:
+        raise GraphError(f"{value} is used as {value.type}, but it is {known.type}")
 
 
 def _verify_node(node: Node, defined: dict[str, Value]) -> None:
     for value in node.inputs:
         _expect_defined(value, defined)
-    if re.fullmatch(SCOPE, node.scope) is None:
+    if _SCOPE.fullmatch(node.scope) is None:
         raise GraphError(f"{node.scope!r} is not a scope such as layers.3/self_attn")
     names = [name for name, _ in node.attrs]
     if names != sorted(set(names)):

@@ -122,7 +122,9 @@ def initial_state(optimizer: Optimizer, params: Mapping[str, Array]) -> dict[str
     """What the states of an optimizer hold before the first step, by name."""
     state: dict[str, Array] = {SOUND: np.ones((), np.int32)}
     for name, value in params.items():
-        state |= {f"{name}.{suffix}": np.zeros_like(value) for suffix in optimizer.moments}
+        state |= {
+            f"{name}.{suffix}": np.zeros(value.shape, value.dtype) for suffix in optimizer.moments
+        }
     return state
 
 

@@ -1,6 +1,7 @@
 """The ops: one record each, grouped by family."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from ..ir import Attr
 from ..types import GraphError, TensorType
@@ -53,6 +54,18 @@ def infer_types(
     Raises:
         GraphError: they do not fit the op.
     """
+    return _infer(name, inputs, tuple((key, type(value), value) for key, value in attrs.items()))
+
+
+@lru_cache(maxsize=8192)
+def _infer(
+    name: str, inputs: tuple[TensorType, ...], typed: tuple[tuple[str, type, Attr], ...]
+) -> tuple[TensorType, ...]:
+    """See `infer_types`; kept, because the layers of a model are alike.
+
+    Attributes come with their types, which tell 1 from True.
+    """
+    attrs = {key: value for key, _, value in typed}
     op = op_def(name)
     if not op.is_variadic and len(inputs) != len(op.operands):
         wanted = f"{len(op.operands)} operands ({', '.join(op.operands)})"

@@ -103,7 +103,7 @@ class _RandomWeights(Mapping[str, HostValue]):
         shape = self.shapes[weight]
         rng = np.random.default_rng([self.seed, crc32(weight.encode())])
         if is_projection(weight):
-            return _random_ternary(rng, shape)
+            return random_ternary(rng, shape)
         if weight.endswith("norm.weight"):
             return rng.uniform(0.9, 1.1, shape).astype(np.float32)
         return _random_embedding(rng, shape)
@@ -115,8 +115,8 @@ class _RandomWeights(Mapping[str, HostValue]):
         return len(self.shapes)
 
 
-def _random_ternary(rng: np.random.Generator, shape: tuple[int, ...]) -> Ternary:
-    """Uniform codes, whose variance is 2/3, so this scale keeps the size of a vector."""
+def random_ternary(rng: np.random.Generator, shape: tuple[int, ...]) -> Ternary:
+    """A matrix of uniform codes; their variance is 2/3, so its scale keeps the size of a vector."""
     draws = rng.integers(0, _TERNARY_BYTES.size, packed_bytes(math.prod(shape)), dtype=np.uint8)
     return Ternary(_TERNARY_BYTES[draws], math.sqrt(1.5 / shape[1]), shape)
 

@@ -12,8 +12,6 @@ the result; cutting before the node computes it again, so its operands must exis
 
 from dataclasses import dataclass
 
-import networkx as nx
-
 from ...graph.ir import Node
 from .costs import CostTable
 from .layers import Layer, is_view
@@ -97,6 +95,8 @@ class _Network:
 
     def cut(self, price: float) -> Policy:
         """The cheapest policy at a price in bytes for a second."""
+        import networkx as nx  # slow to load, seldom needed
+
         layer, net = self._layer, nx.DiGraph()
         net.add_nodes_from(("source", "sink"))
         for position, node in enumerate(layer.nodes):

@@ -63,7 +63,7 @@ def _is_writing() -> bool:
 def start(arguments: Sequence[object], errors: Path, operation: int = 0) -> BaseProcess:
     """Begin a command, which `die_before` an operation ends if one is given."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bitgraph.cli.main"])
+    context.set_forkserver_preload(["bitgraph.cli.main", "bitgraph.cli.train"])
     process = context.Process(target=run, args=(arguments, errors, operation))
     process.start()
     return process

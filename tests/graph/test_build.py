@@ -86,3 +86,30 @@ def test_extending_continues_a_graph() -> None:
     extended = builder.finish((more,))
     assert extended.nodes[:-1] == graph.nodes
     verify(extended)
+
+
+def test_what_was_inferred_once_is_not_taken_for_other_attributes() -> None:
+    """1 equals True, and 2 equals 2.0, but the types of attributes are checked."""
+    b = GraphBuilder("g")
+    x = b.add_input("x", tensor("f32", 2, 4), Role.INPUT)
+    w = b.add_input("w", tensor("f32", 2, 4), Role.INPUT)
+    assert b.op("matmul", x, w, transpose_b=True).type == tensor("f32", 2, 2)
+    with pytest.raises(GraphError, match="attribute transpose_b is 1"):
+        b.op("matmul", x, w, transpose_b=1)
+    assert b.op("scale", x, factor=2.0).type == x.type
+    with pytest.raises(GraphError, match="attribute factor is 2"):
+        b.op("scale", x, factor=2)
+
+
+def test_an_input_is_declared_once() -> None:
+    b = GraphBuilder("g")
+    x = b.input_once("x", tensor("f32", 2), Role.WEIGHT)
+    assert b.input_once("x", tensor("f32", 2), Role.WEIGHT) is not None
+    assert len(b.inputs) == 1
+    with pytest.raises(GraphError, match="defined twice"):
+        b.input_once("x", tensor("f32", 2), Role.PARAM)
+    with pytest.raises(GraphError, match="defined twice"):
+        b.input_once("x", tensor("f32", 3), Role.WEIGHT)
+    y = b.op("relu", x)
+    with pytest.raises(GraphError, match="defined twice"):
+        b.input_once(y.name, y.type, Role.WEIGHT)

@@ -1,25 +1,26 @@
-"""What the GPU benchmark measures with: counters, profiles, memory."""
+"""What is measured with: counters, profiles, memory."""
 
+import resource
+import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 from unittest.mock import patch
 
-from bitgraph.backends.vulkan import device as device_module
-from bitgraph.backends.vulkan.backend import VulkanBackend, VulkanProgram
-from bitgraph.backends.vulkan.buffers import DeviceBuffer
-from bitgraph.backends.vulkan.device import Device
-from bitgraph.backends.vulkan.query import select_device
-from bitgraph.backends.vulkan.queue import Queue, Ticket
-from bitgraph.backends.vulkan.recorder import Recording
-from bitgraph.backends.vulkan.schedule import Barrier, Dispatch, Kind, Schedule
-from bitgraph.graph.ir import Graph
-
-Result: TypeAlias = dict[str, Any]
-"""What a part of the benchmark found, as JSON holds it."""
+from ...backends.numpy.backend import NumpyBackend
+from ...backends.vulkan import device as device_module
+from ...backends.vulkan.backend import VulkanBackend, VulkanProgram
+from ...backends.vulkan.buffers import DeviceBuffer
+from ...backends.vulkan.device import Device
+from ...backends.vulkan.query import select_device
+from ...backends.vulkan.queue import Queue, Ticket
+from ...backends.vulkan.recorder import Recording
+from ...backends.vulkan.schedule import Barrier, Kind, Schedule
+from ...graph.ir import Graph
+from ...graph.program import Backend
+from .results import Result
 
 
 @dataclass
@@ -80,21 +81,59 @@ class WatchedBackend(VulkanBackend):
 
 @dataclass(frozen=True)
 class Reading:
-    """What the clock and the counters say at one moment."""
+    """What the clock and the counters say at one moment.
+
+    Attributes:
+        seconds: of the clock.
+        waited: seconds spent waiting for the device.
+        recordings: submissions of recordings.
+        submissions: all of them, copies included.
+    """
 
     seconds: float
-    waited: float
-    recordings: int
-    submissions: int
-
-    @classmethod
-    def take(cls, queue: MeteredQueue) -> "Reading":
-        """Now."""
-        return cls(time.perf_counter(), queue.waited, queue.recordings, queue.submitted)
+    waited: float = 0.0
+    recordings: int = 0
+    submissions: int = 0
 
     def host_seconds_since(self, other: "Reading") -> float:
         """Seconds since another reading that were not spent waiting for the device."""
         return (self.seconds - other.seconds) - (self.waited - other.waited)
+
+
+@dataclass(frozen=True, eq=False)
+class Meter:
+    """A backend, and ways to look at it.
+
+    Attributes:
+        backend: to compute with.
+        read: the clock and the counters.
+        describe: what a result was measured with.
+        memory: bytes: predicted, allocated, reported.
+        size: dispatches and barriers of the last program that was compiled.
+        forget: leaves programs out of `memory` and `size` that were compiled until now, but the
+            last.
+    """
+
+    backend: Backend
+    read: Callable[[], Reading]
+    describe: Callable[[], Result]
+    memory: Callable[[], Result]
+    size: Callable[[], Result]
+    forget: Callable[[], None]
+
+
+@contextmanager
+def metered(backend: str, device: str | None) -> Iterator[Meter]:
+    """A backend under watch, "vulkan" or "numpy", until the end of the block.
+
+    Raises:
+        BitgraphError: there is no such device.
+    """
+    if backend == "numpy":
+        yield _numpy_meter()
+    else:
+        with opened(device) as (gpu, queue):
+            yield _vulkan_meter(gpu, queue)
 
 
 @contextmanager
@@ -108,9 +147,33 @@ def opened(selector: str | None) -> Iterator[tuple[Device, MeteredQueue]]:
         yield device, device.queue
 
 
+def _numpy_meter() -> Meter:
+    return Meter(
+        NumpyBackend(),
+        lambda: Reading(time.perf_counter()),
+        lambda: {"side": "numpy", "device": "NumPy"},
+        lambda: {"memory_host": peak_rss()},
+        dict,
+        lambda: None,
+    )
+
+
+def _vulkan_meter(gpu: Device, queue: MeteredQueue) -> Meter:
+    before = gpu.memory_used()
+    backend = WatchedBackend(gpu)
+    return Meter(
+        backend,
+        lambda: Reading(time.perf_counter(), queue.waited, queue.recordings, queue.submitted),
+        lambda: describe(gpu),
+        lambda: memory(backend, before),
+        lambda: size_of(backend.programs[-1]),
+        lambda: backend.programs.__setitem__(slice(None), backend.programs[-1:]),
+    )
+
+
 def describe(device: Device) -> Result:
     """What a result was measured with."""
-    return {"side": "bitgraph", "device": device.info.name, "driver": device.info.driver}
+    return {"side": "vulkan", "device": device.info.name, "driver": device.info.driver}
 
 
 def memory(backend: WatchedBackend, before: int) -> Result:
@@ -132,6 +195,7 @@ def memory(backend: WatchedBackend, before: int) -> Result:
         "memory_driver": sum(heap.used for heap in heaps),
         "memory_driver_before": before,
         "memory_driver_reports": any(heap.reported for heap in heaps),
+        "memory_host": peak_rss(),
     }
 
 
@@ -142,36 +206,16 @@ def size_of(program: VulkanProgram) -> Result:
     return {"dispatches": len(schedule.dispatches), "barriers": barriers}
 
 
-def shape_of(dispatch: Dispatch) -> str:
-    """Kernel and constants."""
-    constants = " ".join(f"{name}={value}" for name, value in dispatch.specialization)
-    return f"{dispatch.kernel} {constants}"
+def peak_rss() -> int:
+    """Bytes of the host's memory that this process has held at most."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-GROUPINGS: dict[str, Callable[[Dispatch], str]] = {
-    "kernel": lambda dispatch: dispatch.kernel,
-    "shape": shape_of,
-    "label": lambda dispatch: dispatch.label,
-}
-
-
-def profiles(device: ProfilingDevice, by: str) -> list[Result]:
-    """Seconds of the last run of everything recorded, the slowest group of dispatches first."""
-    return [
-        {
-            "name": schedule.name,
-            "seconds": sum(seconds for _, seconds in recording.seconds()),
-            "groups": grouped(schedule, recording, by),
-        }
-        for schedule, recording in device.recorded
-        if recording.is_open
-    ]
-
-
-def grouped(schedule: Schedule, recording: Recording, by: str) -> list[Result]:
-    """Dispatches and seconds by group."""
-    totals: dict[str, list[float]] = defaultdict(list)
-    for dispatch, (_, seconds) in zip(schedule.dispatches, recording.seconds(), strict=True):
-        totals[GROUPINGS[by](dispatch)].append(seconds)
-    ranked = sorted(totals.items(), key=lambda item: -sum(item[1]))
-    return [{"group": key, "count": len(each), "seconds": sum(each)} for key, each in ranked]
+def rss() -> int:
+    """Bytes of the host's memory that this process holds now; 0 where there is no /proc."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0

@@ -1,4 +1,4 @@
-r"""The PyTorch side of the GPU comparison: transformers and PEFT on the 2B-4T geometry.
+r"""The PyTorch side of `bitgraph bench`: transformers and PEFT on the geometry of a model.
 
 The model is built from its configuration alone, with random weights in bfloat16, so nothing is
 downloaded. Its linear layers are plain ones: without the online quantizer that BitNet trains with,
@@ -6,57 +6,35 @@ this is the fastest that PyTorch does, not the most exact. Attention is sdpa.
 
 Training: LoRA of rank 16, alpha 32, on all seven projections, forward, loss over all tokens,
 backward, clipping to norm 1 and the fused AdamW. The adapters are float32 under autocast to
-bfloat16, PEFT's default and what `bf16=True` of the Trainer of transformers does;
-`--adapter-dtype bfloat16` takes them without autocast. No step waits for the one before.
+bfloat16, PEFT's default and what `bf16=True` of the Trainer of transformers does; an
+`adapter_dtype` of bfloat16 takes them without autocast. No step waits for the one before.
 
 Decoding: batch 1, greedy, with a static cache; once eagerly and once as a CUDA graph of a token's
-step, replayed. Tokens stay on the device until the end, which streaming could not do. Adapters,
-if any, are bfloat16 and unmerged.
+step, replayed, through torch.compile if asked. Tokens stay on the device until the end, which
+streaming could not do. Adapters, if any, are bfloat16 and unmerged.
 
-Needs the `torch` extra (pip install bitgraph[torch]), nothing else of this project:
+A script of its own, for an interpreter that has PyTorch and may have nothing of this project:
 
-    python benchmarks/peft_gpu.py train --batch 4 --length 512
-    python benchmarks/peft_gpu.py decode --tokens 256
+    python torch_side.py train '{"geometry": {...}, "batch": 4, "length": 512, "steps": 20}'
 
 The result is printed as one line of JSON.
 """
 
-import argparse
 import importlib
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from peft_cpu import ALPHA, CLIP, RANK, TARGETS
-
+RANK, ALPHA, CLIP = 16, 32, 1.0
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 WARMUP = 3
 """Steps that are run before the measured ones."""
-
-SIZES = {
-    "2b-4t": {
-        "vocab_size": 128256,
-        "hidden_size": 2560,
-        "intermediate_size": 6912,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 20,
-        "num_key_value_heads": 5,
-        "max_position_embeddings": 4096,
-    },
-    "tiny": {
-        "vocab_size": 512,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-    },
-}
 
 
 class Libraries(NamedTuple):
@@ -82,16 +60,16 @@ def import_libraries(device: str) -> Libraries:
             "pip install bitgraph[torch]"
         ) from None
     if device == "cuda" and not libraries.torch.cuda.is_available():
-        raise SystemExit("PyTorch sees no CUDA device; try --device cpu --size tiny")
+        raise SystemExit("PyTorch sees no CUDA device; try --torch-device cpu with a small model")
     return libraries
 
 
-def build_model(libraries: Libraries, size: str, device: str) -> Any:
-    """The model in bfloat16 with random weights."""
+def build_model(libraries: Libraries, geometry: dict[str, Any], device: str) -> Any:
+    """The model in bfloat16 with random weights; `geometry` are fields of its configuration."""
     torch, transformers, _ = libraries
     torch.manual_seed(0)
     config = transformers.BitNetConfig(
-        **SIZES[size], tie_word_embeddings=True, bos_token_id=0, eos_token_id=1
+        **geometry, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1
     )
     with torch.device(device):
         return transformers.AutoModelForCausalLM.from_config(
@@ -108,11 +86,11 @@ def add_adapters(libraries: Libraries, model: Any, float32: bool) -> Any:
 
 
 def run_train(
+    geometry: dict[str, Any],
     batch: int,
     length: int,
     steps: int,
     *,
-    size: str = "2b-4t",
     device: str = "cuda",
     adapter_dtype: str = "float32",
     compiled: bool = False,
@@ -121,10 +99,10 @@ def run_train(
     """Train on random tokens and measure.
 
     Args:
+        geometry: of the model.
         batch: sequences a step.
         length: tokens of each, all labelled.
         steps: measured ones, after `WARMUP` others.
-        size: a key of `SIZES`.
         device: "cuda" or "cpu".
         adapter_dtype: "float32" with autocast to bfloat16, or "bfloat16" without.
         compiled: through torch.compile.
@@ -138,7 +116,7 @@ def run_train(
     libraries = import_libraries(device)
     torch = libraries.torch
     mixed = adapter_dtype == "float32"
-    model = add_adapters(libraries, build_model(libraries, size, device), mixed)
+    model = add_adapters(libraries, build_model(libraries, geometry, device), mixed)
     if checkpointing:
         model.gradient_checkpointing_enable()
         model.enable_input_require_grads()
@@ -146,7 +124,7 @@ def run_train(
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=2e-4, weight_decay=0.0, fused=True)
     forward = torch.compile(model) if compiled else model
-    ids = torch.randint(0, SIZES[size]["vocab_size"], (batch, length), device=device)
+    ids = torch.randint(0, geometry["vocab_size"], (batch, length), device=device)
 
     def step() -> Any:
         with torch.autocast(device, torch.bfloat16) if mixed else nullcontext():
@@ -164,7 +142,7 @@ def run_train(
     for _ in range(steps):
         loss = step()
         clock.lap()
-    median = statistics.median(clock.seconds())
+    times = spread("step_seconds", clock.seconds())
     return {
         **describe(libraries, device),
         "mode": "compile" if compiled else "eager",
@@ -175,8 +153,8 @@ def run_train(
         "steps": steps,
         "trained_parameters": sum(p.numel() for p in trainable),
         "loss": float(loss),
-        "step_seconds": median,
-        "tokens_per_second": batch * length / median,
+        **times,
+        "tokens_per_second": batch * length / times["step_seconds"],
         **memory(torch, device),
     }
 
@@ -213,10 +191,16 @@ class Clock:
 class Decoder:
     """Greedy decoding whose token, position and output are tensors that stay where they are."""
 
-    def __init__(self, libraries: Libraries, model: Any, prompt: Any, tokens: int) -> None:
-        """Prepare to continue `prompt` [1, P] by `tokens` tokens, the first of the prefill."""
+    def __init__(
+        self, libraries: Libraries, model: Any, prompt: Any, tokens: int, step_model: Any = None
+    ) -> None:
+        """Prepare to continue `prompt` [1, P] by `tokens` tokens, the first of the prefill.
+
+        `step_model` does the steps, if it is another one than for the prompt.
+        """
         torch = self._torch = libraries.torch
-        self._model, self._prompt, self._steps = model, prompt, tokens - 1
+        self._model, self._step_model = model, step_model or model
+        self._prompt, self._steps = prompt, tokens - 1
         slots = prompt.shape[1] + tokens
         self._cache = libraries.transformers.StaticCache(config=model.config, max_cache_len=slots)
         self._slots = torch.arange(slots, device=prompt.device)
@@ -235,6 +219,11 @@ class Decoder:
         seconds = time.perf_counter() - begin
         return self._output[self._prompt.shape[1] :].tolist(), seconds
 
+    def speeds(self, step: Callable[[], None], rounds: int) -> tuple[list[int], list[float]]:
+        """The tokens behind the prompt, and tokens per second of some rounds."""
+        runs = [self.run(step) for _ in range(rounds)]
+        return runs[-1][0], [self._steps / seconds for _, seconds in runs]
+
     def prefill(self) -> None:
         """Fill the empty cache with the prompt and choose the first token."""
         self._cache.reset()
@@ -247,7 +236,7 @@ class Decoder:
     def step(self) -> None:
         """Feed the token, choose the next; no value leaves the device."""
         mask = (self._slots <= self._position).view(1, 1, 1, -1)
-        logits = self._model(
+        logits = self._step_model(
             input_ids=self._token,
             attention_mask=mask,
             position_ids=self._position.view(1, 1),
@@ -284,66 +273,157 @@ class Decoder:
 
 
 def run_decode(
+    geometry: dict[str, Any],
     tokens: int,
     *,
+    rounds: int = 1,
     prompt: int = 64,
     lora: bool = False,
-    size: str = "2b-4t",
+    compiled: bool = False,
     device: str = "cuda",
 ) -> dict[str, Any]:
     """Continue a random prompt greedily and measure.
 
     Args:
+        geometry: of the model.
         tokens: to generate, more than `WARMUP`.
+        rounds: measured ones.
         prompt: tokens of the prompt.
         lora: with adapters, unmerged.
-        size: a key of `SIZES`.
+        compiled: through torch.compile.
         device: "cuda", or "cpu" without the CUDA graph.
 
     Returns:
-        A dictionary that JSON can hold: what ran, "tokens_per_second" without the prefill ("graph"
-        and "eager"), "prefill_seconds", "same_tokens" (whether both ways gave the same),
-        "graph_error" (why there is no graph, if CUDA has none), and on CUDA "memory_allocated"
-        and "memory_reserved", the allocator's peaks in bytes.
+        A dictionary that JSON can hold: what ran, "mode" (eager, or how the quickest was made),
+        "tokens_per_second" of that mode without the prefill, the median of the rounds,
+        "eager_per_second", "same_tokens" (whether both ways gave the same), "graph_error" (why
+        there is no graph, if CUDA has none), and on CUDA "memory_allocated" and "memory_reserved",
+        the allocator's peaks in bytes.
     """
     libraries = import_libraries(device)
     torch = libraries.torch
-    model = build_model(libraries, size, device)
-    if lora:
-        model = add_adapters(libraries, model, float32=False)
-    model.eval()
-    ids = torch.randint(0, SIZES[size]["vocab_size"], (1, prompt), device=device)
+    model = prepared(libraries, geometry, device, lora)
+    forward = torch.compile(model, dynamic=False) if compiled else model
+    ids = torch.randint(0, geometry["vocab_size"], (1, prompt), device=device)
     reset_memory(torch, device)
     with torch.no_grad():
-        decoder = Decoder(libraries, model, ids, tokens)
+        decoder = Decoder(libraries, model, ids, tokens, forward)
         decoder.run(decoder.step, WARMUP)
-        clock = Clock(torch, device)
-        decoder.prefill()
-        clock.lap()
-        (prefill,) = clock.seconds()
-        eager, seconds = decoder.run(decoder.step)
-        speeds = {"eager": (tokens - 1) / seconds}
-        same = problem = None
+        given, speeds = decoder.speeds(decoder.step, rounds)
+        mode = "compile" if compiled else "eager"
+        same = problem = eager = None
         if device == "cuda":
             try:
                 replay = decoder.capture()
                 decoder.run(replay, WARMUP)
-                graph, seconds = decoder.run(replay)
-                speeds["graph"] = (tokens - 1) / seconds
-                same = graph == eager
+                eager, (graph, speeds) = speeds, decoder.speeds(replay, rounds)
+                same = graph == given
+                mode = f"{mode} + CUDA graph" if compiled else "CUDA graph"
             except RuntimeError as error:  # what has been measured is kept
                 problem = str(error)
     return {
         **describe(libraries, device),
+        "mode": mode,
         "tokens": tokens,
         "prompt": prompt,
+        "rounds": rounds,
         "lora": lora,
-        "tokens_per_second": speeds,
-        "prefill_seconds": prefill,
+        **spread("tokens_per_second", speeds),
+        "without_graph_per_second": statistics.median(eager) if eager else None,
         "same_tokens": same,
         "graph_error": problem,
         **memory(torch, device),
     }
+
+
+def run_prefill(
+    geometry: dict[str, Any],
+    prompt: int,
+    *,
+    rounds: int = 5,
+    lora: bool = False,
+    compiled: bool = False,
+    device: str = "cuda",
+) -> dict[str, Any]:
+    """Feed a prompt into an empty static cache and choose the token behind it.
+
+    Returns:
+        "prefill_seconds", the median of the rounds, and what `run_decode` gives beside it.
+    """
+    libraries = import_libraries(device)
+    torch = libraries.torch
+    model = prepared(libraries, geometry, device, lora)
+    forward = torch.compile(model, dynamic=False) if compiled else model
+    ids = torch.randint(0, geometry["vocab_size"], (1, prompt), device=device)
+    reset_memory(torch, device)
+    with torch.no_grad():
+        decoder = Decoder(libraries, forward, ids, 64)
+        for _ in range(WARMUP):
+            decoder.prefill()
+        clock = Clock(torch, device)
+        for _ in range(rounds):
+            decoder.prefill()
+            clock.lap()
+        times = spread("prefill_seconds", clock.seconds())
+    return {
+        **describe(libraries, device),
+        "mode": "compile" if compiled else "eager",
+        "prompt": prompt,
+        "rounds": rounds,
+        "lora": lora,
+        **times,
+        "tokens_per_second": prompt / times["prefill_seconds"],
+        **memory(torch, device),
+    }
+
+
+def run_products(
+    shapes: list[list[int]], *, rounds: int = 20, device: str = "cuda"
+) -> dict[str, Any]:
+    """Products x w^T in bfloat16, [rows, inner] by [columns, inner]: what cuBLAS does.
+
+    Args:
+        shapes: rows, columns and inner length of each.
+        rounds: measured ones, each of so many products that it takes a while.
+        device: "cuda" or "cpu".
+
+    Returns:
+        "products": for each shape, "seconds" of one product and "operations_per_second".
+    """
+    libraries = import_libraries(device)
+    torch = libraries.torch
+    found = []
+    for rows, columns, inner in shapes:
+        x = torch.randn(rows, inner, device=device, dtype=torch.bfloat16)
+        w = torch.randn(columns, inner, device=device, dtype=torch.bfloat16)
+        operations = 2 * rows * columns * inner
+        repeats = max(1, min(100, int(2e11 / operations)))
+        for _ in range(WARMUP):
+            x @ w.T
+        clock = Clock(torch, device)
+        for _ in range(rounds):
+            for _ in range(repeats):
+                x @ w.T
+            clock.lap()
+        times = spread("seconds", [seconds / repeats for seconds in clock.seconds()])
+        name = f"{rows}x{columns}x{inner}"
+        speed = operations / times["seconds"]
+        found.append({"shape": name, **times, "operations_per_second": speed})
+    return {**describe(libraries, device), "mode": "bf16", "products": found}
+
+
+def prepared(libraries: Libraries, geometry: dict[str, Any], device: str, lora: bool) -> Any:
+    """The model ready to answer, perhaps with adapters."""
+    model = build_model(libraries, geometry, device)
+    if lora:
+        model = add_adapters(libraries, model, float32=False)
+    return model.eval()
+
+
+def spread(name: str, values: list[float]) -> dict[str, Any]:
+    """The median under a name; least, quartiles and largest beside it."""
+    parts = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return {name: parts[1], f"{name}_spread": [min(values), parts[0], parts[2], max(values)]}
 
 
 def describe(libraries: Libraries, device: str) -> dict[str, Any]:
@@ -371,26 +451,15 @@ def memory(torch: Any, device: str) -> dict[str, int]:
 
 
 def main() -> None:
-    """Parse the command line, run, print the result."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--size", choices=list(SIZES), default="2b-4t", help="(default: 2b-4t)")
-    common.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser = argparse.ArgumentParser(description="transformers and PEFT on the GPU.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", parents=[common], help="LoRA training steps")
-    train.add_argument("--batch", type=int, default=1, help="sequences a step (default: 1)")
-    train.add_argument("--length", type=int, default=512, help="tokens of each (default: 512)")
-    train.add_argument("--steps", type=int, default=20, help="measured steps (default: 20)")
-    train.add_argument("--adapter-dtype", choices=["float32", "bfloat16"], default="float32")
-    train.add_argument("--compile", dest="compiled", action="store_true")
-    train.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
-    decode = commands.add_parser("decode", parents=[common], help="greedy decoding, batch 1")
-    decode.add_argument("--tokens", type=int, default=256, help="to generate (default: 256)")
-    decode.add_argument("--prompt", type=int, default=64, help="tokens of it (default: 64)")
-    decode.add_argument("--lora", action="store_true", help="with adapters")
-    options = vars(parser.parse_args())
-    command = options.pop("command")
-    print(json.dumps(run_train(**options) if command == "train" else run_decode(**options)))
+    """Run what the command line names with the arguments that it gives as JSON."""
+    jobs: dict[str, Callable[..., dict[str, Any]]] = {
+        "train": run_train,
+        "decode": run_decode,
+        "prefill": run_prefill,
+        "products": run_products,
+    }
+    name, arguments = sys.argv[1:]
+    print(json.dumps(jobs[name](**json.loads(arguments))))
 
 
 if __name__ == "__main__":
