@@ -20,6 +20,7 @@ _PREPARING: Final = frozenset(
         "attention_share",
         "cross_entropy_merge",
         "labelled_rows",
+        "listed_halves",
         "row_dot",
         "row_power",
         "sum_parts",
