@@ -9,23 +9,18 @@ TORCH ?= torch==2.13.0
 VOCABULARY ?= llama-models==0.3.0
 PYTEST_ARGS ?=
 
-# What `make demo` may be told: a model, records, a question and training options of your own.
+# The skill that `make demo` teaches the bundled model, and what it takes.
 DEMO := runs/demo
-DEMO_MODEL := $(or $(MODEL),$(DEMO)/tiny.gguf)
-DATA ?= models/data/demo.json
-PROMPT ?= What is a ternary weight?
-SIZE := --preset tiny --layers 1 --hidden-size 512 --intermediate-size 1024 --heads 8
-ifdef MODEL
-OPTIONS ?=
-else
-OPTIONS ?= --rank 64 --alpha 256 --lr 2e-3 --epochs 50
-endif
+ADAPTER := $(DEMO)/adapter
+LEARN := --pack --tokens-per-step 512 --max-seq-len 128 --rank 16 --alpha 32 --lr 2e-3 \
+	--schedule cosine --epochs 3
+ASK := --exact --model demo --lora $(ADAPTER) --template bitnet-chat
 
 .PHONY: help setup test test-torch demo clean
 
 help:
 	@echo "make setup       install bitgraph into $(VENV)"
-	@echo "make demo        fine-tune a model and let it answer before and after"
+	@echo "make demo        teach the bundled model a skill, and compare it before and after"
 	@echo "make test        formatting, lint, types and tests: all that CI runs"
 	@echo "make test-torch  adapters and gradients against PyTorch and PEFT, which it installs"
 	@echo "make clean       remove $(VENV), caches and runs/"
@@ -73,18 +68,14 @@ test-torch: $(VENV)/.ready-torch
 
 demo: $(VENV)/.ready
 	@mkdir -p $(DEMO)
-ifndef MODEL
-	@echo "No MODEL=... is given, so this is a tiny one with random ternary weights. It knows"
-	@echo "nothing: all it will say after training, it has from the records in $(DATA)."
-	$(BIN)/bitgraph init $(SIZE) --out $(DEMO_MODEL) --force
-endif
-	@echo; echo "Before training:"
-	$(BIN)/bitgraph generate --model "$(DEMO_MODEL)" --template alpaca --max-tokens 32 "$(PROMPT)"
-	@echo; echo "Training:"
-	$(BIN)/bitgraph train --model "$(DEMO_MODEL)" --data "$(DATA)" --out $(DEMO)/adapter --force $(OPTIONS)
-	@echo; echo "After training:"
-	$(BIN)/bitgraph generate --model "$(DEMO_MODEL)" --lora $(DEMO)/adapter --template alpaca --max-tokens 32 "$(PROMPT)"
-	@echo; echo "The adapter lies in $(DEMO)/adapter, in PEFT's format."
+	$(BIN)/bitgraph corpus --seed 0 --records 1 --out $(DEMO)/corpus --force
+	@echo; echo "Teaching Zub, a language game that the bundled model does not know:"
+	$(BIN)/bitgraph train --model demo --data $(DEMO)/corpus/skill_train.json --template bitnet-chat --out $(ADAPTER) --force $(LEARN)
+	@echo; echo "The skill, on questions that were held out, without and with the adapter:"
+	$(BIN)/bitgraph eval $(ASK) --data $(DEMO)/corpus/skill_eval.json --show 5
+	@echo; echo "What the model knew before, to see what it forgot:"
+	$(BIN)/bitgraph eval $(ASK) --data $(DEMO)/corpus/eval.json
+	@echo; echo "The adapter lies in $(ADAPTER), in PEFT's format; the loss curve is $(ADAPTER)/loss.png."
 
 clean:
 	rm -rf $(VENV) .venv-ci runs build bitgraph.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -43,6 +43,12 @@ from .session import Adapters, parse_adapter
     type=click.IntRange(min=1),
     help="With --exact: the longest answer. [default: twice the longest right one]",
 )
+@click.option(
+    "--show",
+    type=click.IntRange(min=0),
+    default=0,
+    help="With --exact: questions whose answers are printed side by side.",
+)
 @click.option("--out", type=PATH, help="File for each example's loss or answers, as JSONL.")
 @click.option(
     "--batch-size",
@@ -59,6 +65,7 @@ def eval_(
     lora: tuple[str, ...],
     exact: bool,
     max_tokens: int | None,
+    show: int,
     out: Path | None,
     batch_size: int | None,
     activation: str | None,
@@ -85,7 +92,7 @@ def eval_(
             sequences=batch_size or TOGETHER,
             max_tokens=max_tokens,
         )
-        evaluate_exactly(examiner, questions, adapters, out)
+        evaluate_exactly(examiner, questions, adapters, out, show)
         return
     if source.max_seq_len > config.max_position_embeddings:
         raise BitgraphError(

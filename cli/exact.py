@@ -14,7 +14,11 @@ from .session import Adapters
 
 
 def evaluate_exactly(
-    examiner: Examiner, questions: Sequence[Question], adapters: Adapters, out: Path | None
+    examiner: Examiner,
+    questions: Sequence[Question],
+    adapters: Adapters,
+    out: Path | None,
+    shown: int = 0,
 ) -> None:
     """Ask without and with the adapters, and print a table of right answers by task.
 
@@ -23,6 +27,7 @@ def evaluate_exactly(
         questions: what it is asked.
         adapters: perhaps none.
         out: a file for the answers.
+        shown: questions whose answers are printed side by side.
     """
     count, adapter = len(questions), adapters.together()
     said = {"without": taken(examiner.answers(), count, "without")}
@@ -30,7 +35,12 @@ def evaluate_exactly(
         said["with"] = taken(examiner.answers(adapter), count, "with")
     if out is not None:
         _write(out, questions, said)
-    Console().print(_table(questions, said, adapters.names))
+    names = {"without": "none", "with": adapters.names}
+    titles = [names[name] for name in said]
+    console = Console(highlight=False, markup=False, emoji=False)
+    if shown:
+        console.print(_side_by_side(questions[:shown], list(said.values()), titles))
+    console.print(_table(questions, list(said.values()), titles))
 
 
 def _write(path: Path, questions: Sequence[Question], said: Mapping[str, Sequence[str]]) -> None:
@@ -43,14 +53,22 @@ def _write(path: Path, questions: Sequence[Question], said: Mapping[str, Sequenc
             file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 
-def _table(
-    questions: Sequence[Question], said: Mapping[str, Sequence[str]], adapters: str
+def _side_by_side(
+    questions: Sequence[Question], said: Sequence[Sequence[str]], titles: Sequence[str]
 ) -> Table:
-    names = {"without": "none", "with": adapters}
+    table = Table("question", "right answer", *titles, box=None)
+    for number, question in enumerate(questions):
+        table.add_row(question.asked, question.expected, *(each[number] for each in said))
+    return table
+
+
+def _table(
+    questions: Sequence[Question], said: Sequence[Sequence[str]], titles: Sequence[str]
+) -> Table:
     table = Table("task", box=None)
-    for title in ("records", *(names[name] for name in said)):
+    for title in ("records", *titles):
         table.add_column(title, justify="right")
-    scores = [exact_matches(questions, answers) for answers in said.values()]
+    scores = [exact_matches(questions, answers) for answers in said]
     for row in zip(*scores, strict=True):
         table.add_row(row[0].task, f"{row[0].total:,}", *(f"{one.accuracy:.1%}" for one in row))
     return table

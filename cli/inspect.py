@@ -14,7 +14,7 @@ from rich.text import Text
 from ..models.adapters.formats import read_adapter
 from ..models.adapters.hesper import is_hesper
 from ..models.adapters.lora import LoraAdapter
-from ..models.bitnet.checkpoint import load_checkpoint
+from ..models.bitnet.checkpoint import load_checkpoint, located
 from ..models.bitnet.hf_config import CONFIG
 from ..models.files import read_json_object
 from ..models.gguf import GgufFile, MetadataValue, read_gguf
@@ -29,15 +29,16 @@ Record: TypeAlias = tuple[str, str, tuple[int, ...], int]
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.argument("file", type=PATH)
 @click.option("--tensors", is_flag=True, help="List every tensor as well.")
 @click.option("--model", type=PATH, help="Model of an adapter in Hesper's format, if not 2B-4T.")
 def inspect(file: Path, tensors: bool, model: Path | None) -> None:
     """Show what FILE holds: a model as a GGUF file or a Hugging Face folder, or an adapter.
 
-    An adapter is a PEFT folder, a GGUF file, or Hesper's lora_weights.bin.
+    An adapter is a PEFT folder, a GGUF file, or Hesper's lora_weights.bin. demo stands for the
+    bundled model.
     """
-    console = Console()
+    console, file = Console(), located(file)
     if (file / CONFIG).exists():
         _show_hf(console, file, tensors)
     elif file.is_dir() or file.suffix == ".safetensors":

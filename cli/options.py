@@ -40,7 +40,7 @@ model_option = click.option(
     "--model",
     type=PATH,
     required=True,
-    help="BitNet model: a GGUF file, or a Hugging Face folder.",
+    help="BitNet model: a GGUF file, a Hugging Face folder, or demo for the bundled one.",
 )
 lora_option = click.option(
     "--lora",

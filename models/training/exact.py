@@ -31,12 +31,14 @@ class Question:
     Attributes:
         record: its number, counted from 1.
         task: the kind of question.
+        asked: what was said last before the answer, in words.
         prompt: tokens that the answer follows.
         expected: the right answer.
     """
 
     record: int
     task: str
+    asked: str
     prompt: list[int]
     expected: str
 
@@ -67,7 +69,8 @@ def read_questions(path: Path, tokenizer: Tokenizer, template: str | None) -> li
             prompt = encode_prompt(asked, form, tokenizer)
         except BitgraphError as error:
             raise BitgraphError(f"{where}: {error}") from error
-        questions.append(Question(number, record.task or OTHER, prompt, answer.content))
+        said = asked[-1].content if asked else ""
+        questions.append(Question(number, record.task or OTHER, said, prompt, answer.content))
     return questions
 
 

@@ -38,6 +38,17 @@ def test_the_graphs_of_a_page(bitgraph, tmp_path, name):
     assert (result.code, result.out) == (0, after)
 
 
+SMALLER = {
+    "corpus": ("--records", "300"),
+    "pretrain": (
+        *("--preset", "tiny", "--layers", "1", "--vocab-size", "400"),
+        *("--tokens-per-step", "512", "--max-steps", "2"),
+    ),
+    "eval": ("--max-tokens", "2"),
+}
+"""Options with which a command takes seconds."""
+
+
 def test_the_commands_of_the_readme(bitgraph, model, data, tmp_path, monkeypatch):
     """In their order, as a newcomer would run them; without what takes a GPU or a gigabyte."""
     monkeypatch.chdir(tmp_path)
@@ -50,7 +61,7 @@ def test_the_commands_of_the_readme(bitgraph, model, data, tmp_path, monkeypatch
     names = set()
     for words in commands(ROOT / "README.md"):
         if "2b-4t" not in words and words[0] not in ("devices", "verify"):
-            result = bitgraph(*words)
+            result = bitgraph(*words, *SMALLER.get(words[0], ()))
             assert result.code == 0, (words, result.err)
             names.add(words[0])
     assert names >= {
