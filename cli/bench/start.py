@@ -20,8 +20,8 @@ from unittest.mock import patch
 PARTS: Final = (
     ("open the file", "cli.train", "load_checkpoint"),
     ("tokenizer", "models.bitnet.tokenizer", "Tokenizer.from_metadata"),
-    ("data", "cli.train", "load_data"),
-    ("open the device", "cli.train", "make_backend"),
+    ("data", "cli.training", "load_data"),
+    ("open the device", "cli.training", "make_backend"),
     ("digest of the model", "models.training.trainer", "model_digest"),
     ("graph of the loss", "models.training.trainer", "loss_graph"),
     ("passes", "passes.manager", "PassManager.run"),

@@ -169,7 +169,8 @@ def test_inspect_shows_an_adapter(tmp_path, name):
 
 
 def test_inspect_refuses_what_is_neither(tmp_path):
-    assert run(inspect, tmp_path / "missing").exit_code == 2
+    with pytest.raises(BitgraphError, match="missing could not be read"):
+        run(inspect, tmp_path / "missing")
     with pytest.raises(BitgraphError, match=r"adapter_config\.json"):
         run(inspect, tmp_path)
     text = Path(tmp_path / "notes.txt")

@@ -21,6 +21,8 @@ def on_terminal(arguments, seen, columns=160):
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color", "PYTHONWARNINGS": "error"}
+    for size in ("COLUMNS", "LINES"):  # they would go before what the terminal says
+        environment.pop(size, None)
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, *map(str, arguments)],
         stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,

@@ -37,7 +37,7 @@ def trainer():
 @pytest.fixture
 def adapter(trainer, tmp_path):
     """As it comes back from its folder."""
-    save_adapter(tmp_path, trainer.adapter("base"))
+    save_adapter(tmp_path, OPTIONS.adapter(trainer.tensors(), "base"))
     return load_adapter(tmp_path)
 
 

@@ -20,10 +20,10 @@ from bitgraph.models.adapters.peft import (
     load_adapter,
     save_adapter,
 )
+from bitgraph.models.bitnet.cached import generation_passes
 from bitgraph.models.bitnet.checkpoint import load_checkpoint
 from bitgraph.models.bitnet.config import is_projection, projection_shapes, weight_shapes
 from bitgraph.models.bitnet.forward import graph_weights, logits_graph
-from bitgraph.models.bitnet.generate import generation_passes
 from bitgraph.models.training.options import TrainingOptions
 from bitgraph.passes.manager import PassManager
 from bitgraph.passes.surrogate import Surrogate

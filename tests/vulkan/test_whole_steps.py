@@ -90,9 +90,9 @@ def trained(backend: Backend, batch_size: int, accumulate: int) -> dict[str, Arr
         optimizer="sgd", momentum=0.9, lr=0.05, warmup=0, schedule="constant", epochs=1,
     )  # fmt: skip
     trainer = Trainer(CONFIG, model_values(), backend, options, bucket=96)  # one size for all
-    before = trainer.adapter("").tensors
+    before = trainer.tensors()
     assert [report.step for report in trainer.fit(examples())] == [1, 2]
-    after = trainer.adapter("").tensors
+    after = trainer.tensors()
     return {name: after[name] - before[name] for name in after}
 
 
