@@ -188,8 +188,9 @@ def assert_heads(kernels: Iterable[str], target: str = "vulkan1.3") -> None:
     from bitgraph.backends.vulkan.compiler import compile_shaders
     from bitgraph.backends.vulkan.device import SHADERS
     from bitgraph.backends.vulkan.spirv import reflect
+    from bitgraph.backends.vulkan.variants import base_of
 
-    sources = {name: SHADERS / f"{name}.comp" for name in kernels}
+    sources = {name: SHADERS / f"{base_of(name)}.comp" for name in kernels}
     for name, spirv in compile_shaders(sources, [SHADERS], target).items():
         interface, record = reflect(spirv, name), kernel(name)
         assert tuple(interface.constants) == record.constants, name

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
-from bitgraph.backends.vulkan.kernels import kernel
 from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.backends.vulkan.lowering.adapters import MEANINGS
 from bitgraph.backends.vulkan.plan import make_plan
@@ -16,7 +15,7 @@ from bitgraph.graph.tensors import HostValue
 from bitgraph.graph.types import tensor
 from bitgraph.passes.fuse.fuse import Fuse
 from op_cases import assert_close
-from vulkan_cases import RUNS, Run, device_limits, run_on_device, simulate
+from vulkan_cases import RUNS, Run, assert_heads, device_limits, run_on_device, simulate
 
 SUMMED = 1e-5
 """Beside the largest element: sums in another order."""
@@ -286,19 +285,7 @@ VARIANTS = [
 @pytest.mark.parametrize("target", ["vulkan1.2", "vulkan1.3"])
 def test_kernels_are_what_their_heads_say(target: str) -> None:
     """Those for matrix units too, which no CPU device runs."""
-    from bitgraph.backends.vulkan.compiler import compile_shaders
-    from bitgraph.backends.vulkan.device import SHADERS
-    from bitgraph.backends.vulkan.schedule import Access
-    from bitgraph.backends.vulkan.spirv import reflect
-    from bitgraph.backends.vulkan.variants import base_of
-
-    sources = {name: SHADERS / f"{base_of(name)}.comp" for name in VARIANTS}
-    for name, spirv in compile_shaders(sources, [SHADERS], target).items():
-        interface, record = reflect(spirv, name), kernel(name)
-        assert tuple(interface.constants) == record.constants, name
-        for binding, parameter in zip(interface.bindings, record.parameters, strict=True):
-            assert binding.readable == (parameter.access is not Access.WRITE), name
-            assert binding.writable == (parameter.access is not Access.READ), name
+    assert_heads(VARIANTS, target)
 
 
 @pytest.mark.parametrize("limits", [PLAIN, UNITS], ids=["plain", "units"])
