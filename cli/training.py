@@ -309,18 +309,18 @@ def conduct(console: Console, request: Request, job: Job) -> None:
     run = Run(trainer, sets.training, sets.held_out, request.run_options, folder, request.out)
     if request.resume and not run.resume():
         console.print(f"{folder} has no checkpoint yet; training from the beginning")
+    done = run.progress.step
+    if request.force and not done:  # what another run left must not be taken for this one's
+        forget(folder, job.subject)
     chosen = "numpy" if isinstance(computing, NumpyBackend) else "vulkan"
     write_config(folder, click.get_current_context(), {"backend": chosen})
     facts = {"model": job.model, **request.source.facts(), "eval_split": request.eval_split}
     start = {**facts, **asdict(options), **asdict(request.run_options), "backend": computing.name}
-    done = run.progress.step
     try:
         with run_logs(folder, done, request.tensorboard) as log:
             log({"event": "resume" if done else "start", "step": done, **start})
             for record in sets.records():
                 log({"step": done, **record})
-            if request.force and not done:  # what another run left of its progress
-                forget(folder, job.subject)
             _follow(console, run, log, binary_size(needed) if needed else "")
             for record in job.samples(run, computing):
                 log(record)
