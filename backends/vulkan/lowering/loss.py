@@ -14,7 +14,7 @@ from ....graph.tensors import Array, HostValue
 from ....graph.types import DType, tensor
 from ....passes.fuse.patterns import LOSS_GRADIENTS
 from ..limits import Limits
-from .calls import Lowering, Meaning, Rule, fused_rule, groups_for, row_ranges, rows_of
+from .calls import Lowering, Meaning, Part, Rule, fused_rule, groups_for, row_ranges, rows_of
 from .linear import part_of_inner, row_powers, tiled_product
 from .meanings import arrays
 
@@ -171,21 +171,29 @@ def _gradients(
             **factors,
         )
         if dh is not None:
-            tile = _tile(limits, rows, width, terms)
-            lowering.call(
-                _kernel("rows_grad", table, on_units),
-                groups_for(tile.count(rows, width), 1, limits),
-                {**_sizes(h, columns), **tile.constants},
-                dz=dz,
-                table=part,
-                dh=dh,
-                **listed,
-                **(scales if on_units else {}),
-            )
+            kernel = _kernel("rows_grad", table, on_units)
+            each: dict[str, Value | Part] = {"dz": dz, "table": part, **listed}
+            _add_rows(lowering, kernel, each | (scales if on_units else {}), dh, columns, terms)
         if dtable is not None:
             pair = {"dz": dz, "h": h, **listed}
             some = rows_of(dtable, begin, columns)
             tiled_product(lowering, "table_grad", (columns, rows, width), pair, some)
+
+
+def _add_rows(
+    lowering: Lowering,
+    kernel: str,
+    factors: Mapping[str, Value | Part],
+    dh: Value,
+    columns: int,
+    terms: int,
+) -> None:
+    """Add to dh what the gradients of so many columns of the logits give."""
+    rows, width = dh.type.shape
+    tile = _tile(lowering.limits, rows, width, terms)
+    groups = groups_for(tile.count(rows, width), 1, lowering.limits)
+    constants = {**_sizes(dh, columns), **tile.constants}
+    lowering.call(kernel, groups, constants, **factors, dh=dh)
 
 
 def _factors(
