@@ -22,6 +22,7 @@ layout(binding = 2, std430) readonly buffer Count { uint count[]; };
 layout(binding = 3, std430) writeonly buffer Power { float power[]; };
 layout(binding = 4, std430) writeonly buffer Halves { uvec2 halves[]; };
 #include "index.glsl"
+#include "power.glsl"
 #include "reduce.glsl"
 
 const uint WIDTH4 = WIDTH / 4;
@@ -32,9 +33,7 @@ float power_of(uint row) {
     const vec4 quad = abs(h4[row * WIDTH4 + i]);
     largest = max(max(max(quad.x, quad.y), max(quad.z, quad.w)), largest);
   }
-  // The order of positive floats is that of their bits, whose top is the exponent.
-  const uint exponent = workgroup_max(floatBitsToUint(largest)) >> 23;
-  return uintBitsToFloat(clamp(exponent, 1, 253) << 23);
+  return power_below(workgroup_max(floatBitsToUint(largest)));
 }
 
 void main() {

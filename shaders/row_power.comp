@@ -15,6 +15,7 @@ layout(binding = 0, std430) readonly buffer X { float x[]; };
 layout(binding = 0, std430) readonly buffer X4 { vec4 x4[]; };
 layout(binding = 1, std430) writeonly buffer Y { float y[]; };
 #include "index.glsl"
+#include "power.glsl"
 #include "reduce.glsl"
 #include "rows.glsl"
 DEFINE_AT(x)
@@ -27,10 +28,9 @@ void main() {
       const vec4 quad = abs(x_at(row, i));
       largest = max(max(max(quad.x, quad.y), max(quad.z, quad.w)), largest);
     }
-    // The order of positive floats is that of their bits, whose top is the exponent.
-    const uint exponent = workgroup_max(floatBitsToUint(largest)) >> 23;
+    const uint top = workgroup_max(floatBitsToUint(largest));
     if (gl_LocalInvocationIndex == 0) {
-      y[row] = uintBitsToFloat(clamp(exponent, 1, 253) << 23);
+      y[row] = power_below(top);
     }
   }
 }

@@ -26,6 +26,7 @@ layout(constant_id = 4) const uint WORKGROUP = 256;
 layout(constant_id = n) const uint INNER@ = 1;
 #pragma end
 layout(local_size_x_id = 4) in;
+#include "power.glsl"
 #include "thin.glsl"
 
 const uint TILES_N = (COLUMNS + TILE - 1) / TILE;
@@ -106,7 +107,7 @@ void store_powers(uint member, uint row) {
     for (uint i = 0; i < LANES; i++) {
       top = max(top, partial[line * PITCH + i]);
     }
-    const float power = uintBitsToFloat(clamp(floatBitsToUint(top) >> 23, 1, 253) << 23);
+    const float power = power_below(floatBitsToUint(top));
 #pragma each
     if (member == @) {
       power@[row + line] = power;
