@@ -5,7 +5,7 @@ Both work on the rows that have a label, and on some rows of the table at a time
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..limits import Limits
 from .calls import Lowering, Meaning, Part, Rule, fused_rule, groups_for, row_ranges, rows_of
 from .linear import part_of_inner, row_powers, tiled_product
 from .meanings import arrays
+from .tiles import Tile, plain_tile, units_tile
 
 _SCRATCH = 64 << 20
 """Bytes of logits that the gradient holds at a time."""
@@ -29,57 +30,29 @@ _LARGEST = np.float32(8192)
 """The largest gradient that logits_grad_cm writes for spread and peak of one size."""
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """What a workgroup computes: see tile.glsl and, for matrix units, units.glsl.
-
-    Attributes:
-        rows, columns: of the logits or of their gradient.
-        terms: of each row of h, on matrix units; 0 without these.
-    """
-
-    rows: int
-    columns: int
-    terms: int = 0
-
-    @property
-    def constants(self) -> dict[str, int]:
-        """The specialization constants."""
-        size = {"TILE_M": self.rows, "TILE_N": self.columns}
-        if not self.terms:
-            quads = {"QUADS_M": self.rows // 64, "QUADS_N": self.columns // 64}
-            return {**size, **quads, "WORKGROUP": 256}
-        # Wide parts need fewer loads from shared memory, but two terms leave no registers for them.
-        warp = {"WARP_M": self.rows // 2, "WARP_N": 64 if self.terms == 1 else 32}
-        subgroups = 2 * self.columns // warp["WARP_N"]
-        return {**size, **warp, "SUBGROUP_SIZE": 32, "WORKGROUP": 32 * subgroups}
-
-    @property
-    def shared_memory(self) -> int:
-        """Bytes that the kernels declare at most."""
-        if self.terms:
-            return 80 * (self.terms * self.rows + self.columns) + 40 * self.rows
-        return 64 * (self.rows + self.columns + 8) + 8 * self.rows
-
-    def count(self, rows: int, columns: int) -> int:
-        """Tiles of a matrix."""
-        return math.ceil(rows / self.rows) * math.ceil(columns / self.columns)
-
-
-_TILES = (_Tile(128, 128), _Tile(64, 128), _Tile(64, 64))
+_TILES = plain_tile(128, 128, 2, 2), plain_tile(64, 128, 1, 2), plain_tile(64, 64)
 _MOST_TERMS = 2
 
 
-def _unit_tiles(terms: int) -> tuple[_Tile, ...]:
-    return _Tile(128, 128, terms), _Tile(64, 128, terms)
+def _unit_tiles(terms: int) -> tuple[Tile, ...]:
+    """Tiles for rows of so many terms: two leave no registers for wide parts of a subgroup."""
+    width = 64 if terms == 1 else 32
+    return units_tile(128, 128, 64, width), units_tile(64, 128, 32, width)
 
 
-def _tile(limits: Limits, rows: int, columns: int, terms: int) -> _Tile:
+def _shared_memory(tile: Tile, terms: int) -> int:
+    """Bytes that the kernels declare at most, those for matrix units if there are terms."""
+    if terms:
+        return 80 * (terms * tile.rows + tile.columns) + 40 * tile.rows
+    return 64 * (tile.rows + tile.columns + 8) + 8 * tile.rows
+
+
+def _tile(limits: Limits, rows: int, columns: int, terms: int) -> Tile:
     """The largest tile that fits the device and leaves many workgroups something to do."""
     tiles = _unit_tiles(terms) if terms else _TILES
     for tile in tiles:
         busy = tile.count(rows, columns) >= _WORKGROUPS_WANTED and tile.rows <= rows
-        if busy and tile.shared_memory <= limits.shared_memory:
+        if busy and _shared_memory(tile, terms) <= limits.shared_memory:
             return tile
     return tiles[-1]
 
@@ -87,9 +60,9 @@ def _tile(limits: Limits, rows: int, columns: int, terms: int) -> _Tile:
 def _on_units(limits: Limits, h: Value, table: Value) -> bool:
     """Whether the kernels for matrix units can be used."""
     able = "cooperative_matrix_f16" in limits.features and limits.subgroup == 32
-    fits = max(tile.shared_memory for tile in _unit_tiles(_MOST_TERMS)) <= limits.shared_memory
+    needed = max(_shared_memory(tile, _MOST_TERMS) for tile in _unit_tiles(_MOST_TERMS))
     whole = h.type.shape[1] % 32 == 0 and table.type.shape[0] % 32 == 0
-    return able and fits and whole and table.type.dtype is DType.F16
+    return able and needed <= limits.shared_memory and whole and table.type.dtype is DType.F16
 
 
 def _loss(lowering: Lowering, node: Node) -> None:

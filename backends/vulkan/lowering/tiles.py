@@ -50,19 +50,19 @@ class Tile:
         return math.ceil(rows / self.rows) * math.ceil(columns / self.columns)
 
 
-def _plain(rows: int, columns: int, quads_m: int = 1, quads_n: int = 1) -> Tile:
+def plain_tile(rows: int, columns: int, quads_m: int = 1, quads_n: int = 1) -> Tile:
     """A tile for tile.glsl, of squares of 4 x 4 sums."""
     threads = rows * columns // (16 * quads_m * quads_n)
     return Tile(rows, columns, (("QUADS_M", quads_m), ("QUADS_N", quads_n)), threads)
 
 
-def _units(rows: int, columns: int, warp_m: int, warp_n: int) -> Tile:
+def units_tile(rows: int, columns: int, warp_m: int, warp_n: int) -> Tile:
     """A tile for units.glsl, of subgroups with so many sums each."""
     inside = (("WARP_M", warp_m), ("WARP_N", warp_n), ("SUBGROUP_SIZE", _SUBGROUP))
     return Tile(rows, columns, inside, rows // warp_m * (columns // warp_n) * _SUBGROUP)
 
 
-_UNIT_TILES = (_units(128, 128, 64, 64), _units(64, 128, 32, 32))
+_UNIT_TILES = (units_tile(128, 128, 64, 64), units_tile(64, 128, 32, 32))
 
 
 def tile_for(rows: int, columns: int, inner: int) -> Tile:
@@ -71,17 +71,17 @@ def tile_for(rows: int, columns: int, inner: int) -> Tile:
     A long inner axis makes up for tiles, as it is split (`parts_for`).
     """
     if rows <= 16:
-        return _plain(16, 128)
+        return plain_tile(16, 128)
     if columns <= 16:
-        return _plain(128, 16)
+        return plain_tile(128, 16)
     if rows <= 32:
-        return _plain(32, 128, 1, 2)
+        return plain_tile(32, 128, 1, 2)
     if columns <= 32:
-        return _plain(128, 32, 2, 1)
-    large = _plain(128, 64, 2, 1)
+        return plain_tile(128, 32, 2, 1)
+    large = plain_tile(128, 64, 2, 1)
     parts = max(1, inner // _INNER_OF_LARGE)
     busy = rows > 64 and large.count(rows, columns) * parts >= _GROUPS_WANTED
-    return large if busy else _plain(64, 64)
+    return large if busy else plain_tile(64, 64)
 
 
 def unit_tile_for(rows: int, columns: int, limits: Limits, inner: int = 1) -> Tile | None:
