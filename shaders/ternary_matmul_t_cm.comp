@@ -3,15 +3,24 @@
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 // ternary_matmul_t_cm: y = the sum of x w over some pairs of x and ternary weights, on matrix units. They
 // take x times the scale of w as f16, each row divided by a power of two near its largest element in
-// all of the pairs, and add in f32. One sum runs through the inner axes of all pairs.
+// all of the pairs, and add in f32. One sum runs through the inner axes of all pairs. With SPLIT and
+// REST it is two kernels (share.glsl).
 //
 // Reference: op ternary_matmul_t. Each INNER is a multiple of 32, COLUMNS of 128.
 // Bindings:
 #ifdef ADDED
 //   0 write y f32[ROWS,COLUMNS] over added
-//   n read  added f32[ROWS,COLUMNS]
 #else
 //   0 write y f32[ROWS,COLUMNS]
+#endif
+#ifdef ADDED
+//   n read  added f32[ROWS,COLUMNS]
+#endif
+#ifdef SPLIT
+//   n write parts f32[UNITS,TILE_M,TILE_N]
+#endif
+#ifdef REST
+//   n read  sums f32[UNITS,TILE_M,TILE_N]
 #endif
 #pragma each
 //   n read  x@     f32[ROWS,INNER@]
@@ -35,6 +44,16 @@ layout(constant_id = n) const uint INNER@ = 32;
 #pragma end
 #ifdef LOW
 layout(constant_id = n) const uint RANK = 1;
+#endif
+#ifdef SPLIT
+layout(constant_id = n) const uint WHOLE = 0;
+layout(constant_id = n) const uint PARTS = 1;
+layout(constant_id = n) const uint UNITS = 1;
+#endif
+#ifdef REST
+layout(constant_id = n) const uint WHOLE = 0;
+layout(constant_id = n) const uint PARTS = 1;
+layout(constant_id = n) const uint UNITS = 1;
 #endif
 layout(local_size_x_id = 7) in;
 layout(binding = 0, std430) writeonly buffer Y4 { vec4 y4[]; };
@@ -61,11 +80,15 @@ const uint SIZE_B = DEPTH * PITCH_B;
 #define LAYOUT_A gl_CooperativeMatrixLayoutRowMajor
 #define PLACE_B(column, k) ((k) * PITCH_B + (column) / 8)
 #define LAYOUT_B gl_CooperativeMatrixLayoutRowMajor
+#define SUMS vec4
+#define TO_SUMS(bits) uintBitsToFloat(bits)
+#define TO_BITS(sums) floatBitsToUint(sums)
 #define OWN_SQUARES
 #include "units.glsl"
-#include "index.glsl"
 
 const uint TILES_N = COLUMNS / TILE_N;
+#include "share.glsl"
+
 const uint PARTS_A = DEPTH / 8;  // of a row of x, eight items each
 const uint LOADS_A = TILE_M * PARTS_A / WORKGROUP;
 const uint PARTS_B = TILE_N / 32;  // of a row of w, two words of codes each
@@ -208,10 +231,13 @@ void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
 }
 
 void main() {
-  const uint row = group() / TILES_N * TILE_M;
-  const uint column = group() % TILES_N * TILE_N;
-  if (row < ROWS) {
-    find_inverses(row);
-    multiply_tile(row, column);
+#ifdef REST
+  finish_strip();
+#else
+  const Work work = own_work();
+  if (work.row < ROWS) {
+    find_inverses(work.row);
+    multiply_tile(work.row, work.column, work.begin, work.end);
   }
+#endif
 }

@@ -58,6 +58,7 @@ class DeviceLimits:
         storage_bindings: most storage buffers of one kernel.
         push_constants: bytes of them.
         timestamp_period: nanoseconds of a timestamp's step; 0 where there are no timestamps.
+        cores: streaming multiprocessors or compute units; 0 where the driver does not say.
     """
 
     storage_range: int
@@ -71,6 +72,7 @@ class DeviceLimits:
     storage_bindings: int
     push_constants: int
     timestamp_period: float
+    cores: int
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,7 @@ def planning_limits(info: DeviceInfo) -> Limits:
         subgroup=info.subgroup.size,
         bindings=info.limits.storage_bindings,
         invocations=info.limits.invocations,
+        cores=info.limits.cores,
         features=offered,
     )
 

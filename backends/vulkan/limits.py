@@ -18,6 +18,7 @@ class Limits:
         subgroup: invocations of a subgroup.
         bindings: storage buffers of one kernel.
         invocations: of a workgroup.
+        cores: processors that workgroups are shared out to, 0 where nobody says.
         features: names of optional abilities, such as "cooperative_matrix".
     """
 
@@ -29,6 +30,7 @@ class Limits:
     subgroup: int = 32
     bindings: int = 16
     invocations: int = 256
+    cores: int = 0
     features: frozenset[str] = frozenset()
 
 
@@ -41,6 +43,7 @@ KNOWN_LIMITS: Final[Mapping[str, Limits]] = {
         shared_memory=48 << 10,
         bindings=1 << 20,
         invocations=1024,
+        cores=132,
         features=frozenset(
             {
                 "integer_dot_product",

@@ -16,10 +16,10 @@ from .linear import (
     FEW_ROWS,
     Backward,
     Extras,
-    halves_tile,
     rotates,
     row_power,
     row_powers,
+    takes_halves,
     ternary_product,
     ternary_products_t,
 )
@@ -100,7 +100,7 @@ def _narrow(
     alike: dict[object, list[Low]] = {}
     for member in members:
         x, w = member.product.inputs
-        low, wanted = member.low, halves_tile(lowering, x, w) is not None
+        low, wanted = member.low, takes_halves(lowering, x, w)
         if low is not None and _binds(lowering, x, low.weight):
             alike.setdefault((low.factor, low.result.type, wanted), []).append(low)
             powers[x] = lowering.scratch(tensor("f32", x.type.shape[0])) if wanted else None

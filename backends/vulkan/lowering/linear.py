@@ -17,13 +17,17 @@ from ..variants import with_members
 from .calls import Lowering, Meaning, Part, Rule, groups_for, row_ranges, rows_of, whole
 from .meanings import arrays, of_op
 from .quantize import dequantize
-from .tiles import TILE_K, WORKGROUP, Tile, lanes_for, parts_for, tile_for, unit_tile_for
+from .shares import Share, call_shared, share_for, shared_meaning
+from .tiles import TILE_K, WORKGROUP, lanes_for, parts_for, tile_for
 
 FEW_ROWS = 8
 """Rows up to which a product is a matter of reading the weights once: matrix-vector kernels."""
 
 _STRIP = 64
 """Weights that a thread of ternary_matvec reads at once."""
+
+_DEPTH_OF_CODES, _DEPTH_OF_HALVES = 64, 32
+"""Values of the inner axis that a step of ternary_matmul_cm and of ternary_matmul_t_cm takes."""
 
 
 @dataclass(frozen=True)
@@ -102,25 +106,27 @@ def _ternary_tiles(
     lowering: Lowering, sizes: tuple[int, ...], x: Value, w: Value, y: Value, extras: Extras
 ) -> None:
     rows, inner, columns = sizes
-    limits = lowering.limits
-    kernel, tile = f"ternary_matmul{_dot(lowering)}", tile_for(rows, columns, 1)
-    unit_tile = _codes_tile(lowering, x, w)
-    if unit_tile is not None:
-        kernel, tile = "ternary_matmul_cm", unit_tile
-    constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **tile.constants}
-    groups = groups_for(tile.count(rows, columns), 1, limits)
-    kernel, constants = f"{kernel}{extras.options}", {**constants, **extras.constants}
-    lowering.call(kernel, groups, constants, x=x, w=w, y=y, **extras.operands)
+    constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **extras.constants}
+    operands = {"x": x, "w": w, "y": y, **extras.operands}
+    share = _codes_share(lowering, x, w)
+    if share is not None:
+        kernel = f"ternary_matmul_cm{extras.options}"
+        call_shared(lowering, kernel, share, constants, operands)
+        return
+    tile = tile_for(rows, columns, 1)
+    groups = groups_for(tile.count(rows, columns), 1, lowering.limits)
+    kernel = f"ternary_matmul{_dot(lowering)}{extras.options}"
+    lowering.call(kernel, groups, {**constants, **tile.constants}, **operands)
 
 
-def _codes_tile(lowering: Lowering, x: Value, w: Value) -> Tile | None:
-    """The tile for x w^T of int8 activations on matrix units, or None if they do not fit."""
+def _codes_share(lowering: Lowering, x: Value, w: Value) -> Share | None:
+    """The tiles of x w^T of int8 activations on matrix units, or None if they do not fit."""
     (rows, inner), columns = x.type.shape, w.type.shape[0]
     if "cooperative_matrix_s8" not in lowering.limits.features or x.type.dtype is not DType.Q8:
         return None
     if rows <= FEW_ROWS or inner % GROUP or columns % 4:
         return None
-    return unit_tile_for(rows, columns, lowering.limits)
+    return share_for(rows, columns, inner // _DEPTH_OF_CODES, lowering.limits)
 
 
 def rotates(lowering: Lowering, x: Value, w: Value, rope: Node) -> bool:
@@ -132,9 +138,9 @@ def rotates(lowering: Lowering, x: Value, w: Value, rope: Node) -> bool:
         return False
     if _is_matvec(x):
         return True
-    tile = _codes_tile(lowering, x, w)
+    share = _codes_share(lowering, x, w)
     shuffles = "subgroup_shuffle" in lowering.limits.features
-    return tile is not None and shuffles and rope.inputs[0].type.shape[2] == tile.columns
+    return share is not None and shuffles and rope.inputs[0].type.shape[2] == share.tile.columns
 
 
 def _is_matvec(x: Value) -> bool:
@@ -153,7 +159,7 @@ class Backward:
 
     Attributes:
         x, w: the factors.
-        power: what `row_power` gives of x, where `halves_tile` gives a tile.
+        power: what `row_power` gives of x, where `takes_halves` says so.
         low, weight: of the adapter.
     """
 
@@ -169,9 +175,7 @@ def _ternary_matmul_t(lowering: Lowering, node: Node) -> None:
     if w.type.dtype is not DType.T2:
         _plain_matmul(lowering, x, w, node.outputs[0])
         return
-    power = None
-    if halves_tile(lowering, x, w) is not None:
-        power = row_power(lowering, x)
+    power = row_power(lowering, x) if takes_halves(lowering, x, w) else None
     ternary_products_t(lowering, (Backward(x, w, power),), node.outputs[0])
 
 
@@ -187,14 +191,14 @@ def row_power(lowering: Lowering, x: Value) -> Value:
     return power
 
 
-def halves_tile(lowering: Lowering, x: Value, w: Value) -> Tile | None:
-    """The tile for x w on matrix units, which need the rows' powers, or None if they do not fit."""
+def takes_halves(lowering: Lowering, x: Value, w: Value) -> bool:
+    """Whether x w is for matrix units, which need the rows' powers."""
     (rows, inner), columns = x.type.shape, w.type.shape[1]
     if "cooperative_matrix_f16" not in lowering.limits.features:
-        return None
-    if inner % 32 or columns % GROUP or rows <= FEW_ROWS:
-        return None
-    return unit_tile_for(rows, columns, lowering.limits)
+        return False
+    if inner % _DEPTH_OF_HALVES or columns % GROUP or rows <= FEW_ROWS:
+        return False
+    return share_for(rows, columns, inner // _DEPTH_OF_HALVES, lowering.limits) is not None
 
 
 def ternary_products_t(
@@ -228,18 +232,18 @@ def _ternary_units_t(
     lowering: Lowering, terms: Sequence[Backward], y: Value, added: Value | None
 ) -> None:
     rows, columns = y.type.shape
-    tile = halves_tile(lowering, terms[0].x, terms[0].w)
-    assert tile is not None, "who gives powers has asked for the tile"
+    steps = sum(term.x.type.shape[1] for term in terms) // _DEPTH_OF_HALVES
+    share = share_for(rows, columns, steps, lowering.limits)
+    assert share is not None, "who gives powers has asked whether a tile fits"
     extras = Extras(terms[0].low, terms[0].weight, added)
-    constants = {"ROWS": rows, "COLUMNS": columns, **tile.constants, **extras.constants}
+    constants = {"ROWS": rows, "COLUMNS": columns, **extras.constants}
     operands: dict[str, Value] = {"y": y} if added is None else {"y": y, "added": added}
     for number, term in enumerate(terms):
         constants[f"INNER{number}"] = term.x.type.shape[1]
         named = {"x": term.x, "power": term.power, "w": term.w, "low": term.low, "b": term.weight}
         operands |= {f"{name}{number}": v for name, v in named.items() if v is not None}
-    groups = groups_for(tile.count(rows, columns), 1, lowering.limits)
-    kernel = with_members(f"ternary_matmul_t_cm{extras.options}", len(terms))
-    lowering.call(kernel, groups, constants, **operands)
+    kernel, members = f"ternary_matmul_t_cm{extras.options}", with_members("", len(terms))
+    call_shared(lowering, kernel, share, constants, operands, members)
 
 
 def _contract_rows(lowering: Lowering, node: Node) -> None:
@@ -367,23 +371,39 @@ def _finished(meaning: Meaning, across: bool = False) -> Meaning:
     """The meaning of a kernel with epilogue.glsl."""
 
     def finished(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
-        more = ("low", "b", "added", "table")
-        added = [x.copy() for x in arrays(operands, *operands.keys() & {"added"})]
-        meaning(constants, {name: x for name, x in operands.items() if name not in more})
         (y,) = arrays(operands, "y")
-        target = y[0] if y.ndim == 3 else y
-        if "low" in operands:
-            low, b = arrays(operands, "low", "b")
-            target += low @ (b if across else b.T)
-        for x in added:  # read before y, which may lie over it, was written
-            target += x
-        for table in arrays(operands, *operands.keys() & {"table"}):
-            heads = target.reshape(len(target), -1, table.shape[1])
-            turned = op_def("rope").eval(heads, table, inverse=False)
-            assert isinstance(turned, np.ndarray)
-            heads[...] = turned
+        over_added = {"y": np.empty_like(y)}  # y may lie over what is added to it
+        factors = {name: x for name, x in operands.items() if name not in _ADDED_LAST}
+        meaning(constants, {**factors, **over_added})
+        total = over_added["y"]
+        target = total[0] if total.ndim == 3 else total
+        target[...] = _finish(target, constants, operands, across)
+        y[...] = total
 
     return finished
+
+
+_ADDED_LAST = ("low", "b", "added", "table")
+
+
+def _finish(
+    total: Array,
+    constants: Mapping[str, int | float],
+    operands: Mapping[str, HostValue],
+    across: bool = False,
+) -> Array:
+    """What epilogue.glsl makes of a product, and the rotation behind it."""
+    for some in operands.keys() & {"low"}:
+        low, b = arrays(operands, some, "b")
+        total = total + low @ (b if across else b.T)
+    for x in arrays(operands, *operands.keys() & {"added"}):
+        total = total + x
+    for table in arrays(operands, *operands.keys() & {"table"}):
+        heads = total.reshape(len(total), -1, table.shape[1])
+        turned = op_def("rope").eval(heads, table, inverse=False)
+        assert isinstance(turned, np.ndarray)
+        total = turned.reshape(total.shape)
+    return total
 
 
 def _dense(factor: HostValue) -> Array:
@@ -429,26 +449,46 @@ def row_powers(x: Array) -> Array:
     return powers
 
 
-def _on_units(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
-    numbers = range(sum(name.startswith("x") for name in operands))
+def _codes_product(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> Array:
+    """What ternary_matmul_cm computes before anything is added."""
+    product = op_def("ternary_matmul").eval(operands["x"], operands["w"])
+    assert isinstance(product, np.ndarray)
+    return product
+
+
+def _halves_product(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> Array:
+    """What ternary_matmul_t_cm computes before anything is added."""
+    numbers = _terms_of(operands)
     weights = [operands[f"w{k}"] for k in numbers]
     scales = [np.float32(w.scale) for w in weights if isinstance(w, Ternary)]
     powers = [
         _dense(operands[f"power{k}"]) * scale for k, scale in zip(numbers, scales, strict=True)
     ]
     power = row_powers(np.stack(powers, axis=1))[:, None]
-    added = [x.copy() for x in arrays(operands, *operands.keys() & {"added"})]
     total = np.zeros((1, 1), np.float32)
     for k, w, scale in zip(numbers, weights, scales, strict=True):
         assert isinstance(w, Ternary)
         halves = (_dense(operands[f"x{k}"]) * (scale / power)).astype(np.float16)
         total = total + halves.astype(np.float32) @ w.dense(np.float32)
-    total = total * power
-    for k in numbers:
+    return total * power
+
+
+def _finish_halves(
+    total: Array, constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> Array:
+    for k in _terms_of(operands):
         if f"low{k}" in operands:
             low, b = arrays(operands, f"low{k}", f"b{k}")
             total = total + low @ b
-    assign(operands["y"], sum(added, start=total))
+    return _finish(total, constants, operands)
+
+
+def _terms_of(operands: Mapping[str, HostValue]) -> range:
+    return range(sum(name.startswith("power") for name in operands))
 
 
 RULES: dict[str, Rule] = {
@@ -461,7 +501,6 @@ RULES: dict[str, Rule] = {
 _ON_CODES = (
     "ternary_matmul",
     "ternary_matmul_dot",
-    "ternary_matmul_cm",
     "ternary_matvec",
     "ternary_matvec_dot",
 )
@@ -471,7 +510,8 @@ MEANINGS: dict[str, Meaning] = {
     "ternary_matmul_f32": _finished(_by_parts(_times_transposed)),
     "ternary_matmul_t": _finished(_by_parts(_times), across=True),
     "row_power": _row_power,
-    "ternary_matmul_t_cm": _on_units,
+    "ternary_matmul_cm": shared_meaning(_codes_product, _finish),
+    "ternary_matmul_t_cm": shared_meaning(_halves_product, _finish_halves),
     "matmul": _by_parts(_times),
     "matmul_f16": _by_parts(_times),
     "matmul_t": _by_parts(_times_transposed),
