@@ -264,7 +264,8 @@ def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
     assert sorted(names) == sorted(
         [
             "thin_matmul+3",
-            "thin_matmul+across+power+3",
+            "thin_matmul+across+3",
+            "row_halves+3",
             "ternary_matmul_t_cm+low+3",
             "thin_contract+6",
         ]
@@ -320,8 +321,8 @@ VARIANTS = [
     *(f"ternary_matvec{dot}{low}+rotated" for dot in ("", "_dot") for low in ("", "+low")),
     "ternary_matmul_cm+rotated",
     "ternary_matmul_cm+low+rotated",
-    "thin_matmul+power+2",
-    "thin_matmul+across+power+2",
+    "row_halves",
+    "row_halves+3",
 ]
 
 

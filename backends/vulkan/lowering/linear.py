@@ -12,9 +12,18 @@ from ....graph.ops import op_def
 from ....graph.tensors import GROUP, Array, HostValue, Ternary
 from ....graph.types import DType, tensor
 from ..layout import assign
-from ..limits import Limits
 from ..variants import with_members
-from .calls import Lowering, Meaning, Part, Rule, groups_for, row_ranges, rows_of, whole
+from .calls import (
+    Lowering,
+    Meaning,
+    Part,
+    Rule,
+    groups_for,
+    reducing_workgroup,
+    row_ranges,
+    rows_of,
+    whole,
+)
 from .meanings import arrays, of_op
 from .quantize import dequantize
 from .shares import Share, call_shared, share_for, shared_meaning
@@ -159,13 +168,11 @@ class Backward:
 
     Attributes:
         x, w: the factors.
-        power: what `row_power` gives of x, where `takes_halves` says so.
         low, weight: of the adapter.
     """
 
     x: Value
     w: Value
-    power: Value | None = None
     low: Value | None = None
     weight: Value | None = None
 
@@ -175,8 +182,7 @@ def _ternary_matmul_t(lowering: Lowering, node: Node) -> None:
     if w.type.dtype is not DType.T2:
         _plain_matmul(lowering, x, w, node.outputs[0])
         return
-    power = row_power(lowering, x) if takes_halves(lowering, x, w) else None
-    ternary_products_t(lowering, (Backward(x, w, power),), node.outputs[0])
+    ternary_products_t(lowering, (Backward(x, w),), node.outputs[0])
 
 
 def row_power(lowering: Lowering, x: Value) -> Value:
@@ -191,8 +197,8 @@ def row_power(lowering: Lowering, x: Value) -> Value:
     return power
 
 
-def takes_halves(lowering: Lowering, x: Value, w: Value) -> bool:
-    """Whether x w is for matrix units, which need the rows' powers."""
+def _takes_halves(lowering: Lowering, x: Value, w: Value) -> bool:
+    """Whether x w is for matrix units."""
     (rows, inner), columns = x.type.shape, w.type.shape[1]
     if "cooperative_matrix_f16" not in lowering.limits.features:
         return False
@@ -205,25 +211,26 @@ def ternary_products_t(
     lowering: Lowering, terms: Sequence[Backward], y: Value, added: Value | None = None
 ) -> None:
     """Y = the sum of all terms, and `added`; in as few dispatches as may be."""
-    parts = _dispatched_together(terms, lowering.limits)
+    parts = _dispatched_together(lowering, terms)
     for number, some in enumerate(parts):
         target = y if number == len(parts) - 1 else lowering.scratch(y.type)
-        if some[0].power is None:
+        if _takes_halves(lowering, some[0].x, some[0].w):
+            _ternary_units_t(lowering, some, target, added)
+        else:
             (term,) = some
             extras = Extras(term.low, term.weight, added)
             sizes, factors = (*term.x.type.shape, y.type.shape[1]), {"x": term.x, "w": term.w}
             tiled_product(lowering, "ternary_matmul_t", sizes, factors, target, extras=extras)
-        else:
-            _ternary_units_t(lowering, some, target, added)
         added = target
 
 
-def _dispatched_together(terms: Sequence[Backward], limits: Limits) -> list[Sequence[Backward]]:
+def _dispatched_together(lowering: Lowering, terms: Sequence[Backward]) -> list[Sequence[Backward]]:
     """The terms by what one dispatch adds up: on matrix units as many as it binds."""
-    parts: list[Sequence[Backward]] = [(term,) for term in terms if term.power is None]
-    for has_low, each in ((True, 5), (False, 3)):
-        some = [t for t in terms if t.power is not None and (t.low is not None) == has_low]
-        most = max(1, (limits.bindings - 2) // each)
+    on_units = [term for term in terms if _takes_halves(lowering, term.x, term.w)]
+    parts: list[Sequence[Backward]] = [(term,) for term in terms if term not in on_units]
+    for has_low, each in ((True, 3), (False, 2)):
+        some = [term for term in on_units if (term.low is not None) == has_low]
+        most = max(1, (lowering.limits.bindings - 5) // each)
         parts += [some[begin : begin + most] for begin in range(0, len(some), most)]
     return parts
 
@@ -232,18 +239,39 @@ def _ternary_units_t(
     lowering: Lowering, terms: Sequence[Backward], y: Value, added: Value | None
 ) -> None:
     rows, columns = y.type.shape
-    steps = sum(term.x.type.shape[1] for term in terms) // _DEPTH_OF_HALVES
-    share = share_for(rows, columns, steps, lowering.limits)
-    assert share is not None, "who gives powers has asked whether a tile fits"
+    inner = sum(term.x.type.shape[1] for term in terms)
+    share = share_for(rows, columns, inner // _DEPTH_OF_HALVES, lowering.limits)
+    assert share is not None, "the caller has asked whether a tile fits"
+    halves, top = _row_halves(lowering, terms, inner)
     extras = Extras(terms[0].low, terms[0].weight, added)
-    constants = {"ROWS": rows, "COLUMNS": columns, **extras.constants}
-    operands: dict[str, Value] = {"y": y} if added is None else {"y": y, "added": added}
+    constants = {"ROWS": rows, "COLUMNS": columns, "INNER": inner, **extras.constants}
+    operands: dict[str, Value] = {"y": y, "h": halves, "top": top}
+    if added is not None:
+        operands["added"] = added
     for number, term in enumerate(terms):
         constants[f"INNER{number}"] = term.x.type.shape[1]
-        named = {"x": term.x, "power": term.power, "w": term.w, "low": term.low, "b": term.weight}
+        named = {"w": term.w, "low": term.low, "b": term.weight}
         operands |= {f"{name}{number}": v for name, v in named.items() if v is not None}
     kernel, members = f"ternary_matmul_t_cm{extras.options}", with_members("", len(terms))
     call_shared(lowering, kernel, share, constants, operands, members)
+
+
+def _row_halves(lowering: Lowering, terms: Sequence[Backward], inner: int) -> tuple[Value, Value]:
+    """The x of all terms side by side as f16, and what each row was divided by."""
+    rows, columns = terms[0].x.type.shape[0], terms[0].w.type.shape[1]
+    halves, top = (
+        lowering.scratch(tensor("f16", rows, inner)),
+        lowering.scratch(tensor("f32", rows)),
+    )
+    constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns}
+    constants["WORKGROUP"] = reducing_workgroup(inner // 4, lowering.limits)
+    operands = {"y": halves, "top": top}
+    for number, term in enumerate(terms):
+        constants[f"INNER{number}"] = term.x.type.shape[1]
+        operands |= {f"x{number}": term.x, f"w{number}": term.w}
+    kernel = with_members("row_halves", len(terms))
+    lowering.call(kernel, groups_for(rows, 1, lowering.limits), constants, **operands)
+    return halves, top
 
 
 def _contract_rows(lowering: Lowering, node: Node) -> None:
@@ -462,33 +490,35 @@ def _halves_product(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> Array:
     """What ternary_matmul_t_cm computes before anything is added."""
-    numbers = _terms_of(operands)
-    weights = [operands[f"w{k}"] for k in numbers]
-    scales = [np.float32(w.scale) for w in weights if isinstance(w, Ternary)]
-    powers = [
-        _dense(operands[f"power{k}"]) * scale for k, scale in zip(numbers, scales, strict=True)
-    ]
-    power = row_powers(np.stack(powers, axis=1))[:, None]
-    total = np.zeros((1, 1), np.float32)
-    for k, w, scale in zip(numbers, weights, scales, strict=True):
-        assert isinstance(w, Ternary)
-        halves = (_dense(operands[f"x{k}"]) * (scale / power)).astype(np.float16)
-        total = total + halves.astype(np.float32) @ w.dense(np.float32)
-    return total * power
+    halves, top = arrays(operands, "h", "top")
+    weights = [w.dense(np.float32) for w in _weights_of(operands)]
+    product: Array = halves.astype(np.float32) @ np.concatenate(weights) * top[:, None]
+    return product
+
+
+def _row_halves_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
+    weights = _weights_of(operands)
+    factors = [_dense(operands[f"x{k}"]) * np.float32(w.scale) for k, w in enumerate(weights)]
+    x = np.concatenate(factors, axis=1)
+    top = row_powers(x)
+    assign(operands["y"], (x / top[:, None]).astype(np.float16))
+    assign(operands["top"], top)
+
+
+def _weights_of(operands: Mapping[str, HostValue]) -> list[Ternary]:
+    numbered = sorted(name for name in operands if name[0] == "w")
+    return [w for name in numbered if isinstance(w := operands[name], Ternary)]
 
 
 def _finish_halves(
     total: Array, constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> Array:
-    for k in _terms_of(operands):
-        if f"low{k}" in operands:
-            low, b = arrays(operands, f"low{k}", f"b{k}")
-            total = total + low @ b
+    for k in range(sum(name.startswith("low") for name in operands)):
+        low, b = arrays(operands, f"low{k}", f"b{k}")
+        total = total + low @ b
     return _finish(total, constants, operands)
-
-
-def _terms_of(operands: Mapping[str, HostValue]) -> range:
-    return range(sum(name.startswith("power") for name in operands))
 
 
 RULES: dict[str, Rule] = {
@@ -511,6 +541,7 @@ MEANINGS: dict[str, Meaning] = {
     "ternary_matmul_t": _finished(_by_parts(_times), across=True),
     "row_power": _row_power,
     "ternary_matmul_cm": shared_meaning(_codes_product, _finish),
+    "row_halves": _row_halves_meaning,
     "ternary_matmul_t_cm": shared_meaning(_halves_product, _finish_halves),
     "matmul": _by_parts(_times),
     "matmul_f16": _by_parts(_times),
