@@ -5,9 +5,12 @@
 // row_halves: y = the rows of some x side by side as f16, each x times the scale of its ternary weights
 // and each row divided by its top, the power of two below its largest element. One workgroup a row.
 //
-// Reference: the left factor of ternary_matmul_t_cm. INNER is the sum of all INNER@, multiples of 4.
+// Rows of y from ROWS on are zero.
+//
+// Reference: the left factor of ternary_matmul_t_cm and of halves_product_nv. INNER is the sum of all
+// INNER@, multiples of 4.
 // Bindings:
-//   0 write y   f16[ROWS,INNER]
+//   0 write y   f16[HIGH,INNER]
 //   1 write top f32[ROWS]
 #pragma each
 //   n read  x@  f32[ROWS,INNER@]
@@ -17,6 +20,7 @@ layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint INNER = 4;
 layout(constant_id = 2) const uint COLUMNS = 1;
 layout(constant_id = 3) const uint WORKGROUP = 32;
+layout(constant_id = 4) const uint HIGH = 1;
 #pragma each
 layout(constant_id = n) const uint INNER@ = 4;
 #pragma end
@@ -75,5 +79,9 @@ void main() {
       top[row] = divisor;
     }
     write_row(row, divisor);
+  } else if (row < HIGH) {
+    for (uint i = gl_LocalInvocationIndex; i < INNER / 4; i += WORKGROUP) {
+      y[row * (INNER / 4) + i] = uvec2(0);
+    }
   }
 }

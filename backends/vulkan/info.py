@@ -186,8 +186,9 @@ def choose(devices: Sequence[DeviceInfo], selector: str | None) -> DeviceInfo:
 def planning_limits(info: DeviceInfo) -> Limits:
     """What lowering and planning need to know of a device.
 
-    Among the features are "cooperative_matrix_s8" and "cooperative_matrix_f16", where the device
-    has the matrix products that kernels are written for and all that they need besides, and
+    Among the features are "cooperative_matrix_s8", "cooperative_matrix_f16" and, for matrices as
+    large as a workgroup, "cooperative_matrix2_f16", where the device has the matrix products that
+    kernels are written for and all that they need besides, and
     "subgroup_shuffle" and the like for what subgroups can do.
     """
     offered = frozenset(name for name, present in asdict(info.features).items() if present)
@@ -217,6 +218,10 @@ _MATRIX_PRODUCTS = {
     "cooperative_matrix_f16": (
         MatrixShape(16, 16, 16, "f16", "f16", "f32", "f32"),
         {"shader_float16", "vulkan_memory_model", "full_subgroups"},
+    ),
+    "cooperative_matrix2_f16": (
+        MatrixShape(16, 16, 16, "f16", "f16", "f32", "f32"),
+        {"cooperative_matrix2", "shader_float16", "storage16", "vulkan_memory_model"},
     ),
 }
 """Shapes and other features by the name of what they make possible together."""

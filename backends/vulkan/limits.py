@@ -49,6 +49,7 @@ KNOWN_LIMITS: Final[Mapping[str, Limits]] = {
                 "integer_dot_product",
                 "cooperative_matrix_s8",
                 "cooperative_matrix_f16",
+                "cooperative_matrix2_f16",
                 "subgroup_shuffle",
             }
         ),

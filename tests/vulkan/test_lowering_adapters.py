@@ -257,6 +257,37 @@ def test_shared_tiles_on_device(graph: Graph) -> None:
     assert_right(graph, run_on_device(Fuse()(graph), drawn(graph), limits), drawn(graph))
 
 
+LARGE = [
+    pytest.param(graph, id=graph.name)
+    for graph in (
+        backward(300, 512, (640, 1024, 128), 16, added=True),
+        backward(9, 256, (64,), 0),
+        backward(70, 256, (64, 96), 7),
+        backward(1100, 768, (128, 2048), 0, added=True),
+    )
+]
+LARGE_MATRICES = UNITS.features | {"cooperative_matrix2_f16"}
+
+
+@pytest.mark.parametrize("cores", [0, 4])
+@pytest.mark.parametrize("graph", LARGE)
+def test_large_matrices_planned(graph: Graph, cores: int) -> None:
+    limits = replace(UNITS, features=LARGE_MATRICES, cores=cores)
+    fused, values = Fuse()(graph), drawn(graph)
+    assert "halves_product_nv" in kernels_of(fused, limits)
+    for seed in range(2):
+        assert_right(graph, simulate(fused, values, limits, seed), values)
+
+
+@pytest.mark.parametrize("cores", [0, 4])
+@pytest.mark.parametrize("graph", LARGE)
+def test_large_matrices_on_device(graph: Graph, cores: int) -> None:
+    if not device_limits().features >= LARGE_MATRICES:
+        pytest.skip("needs a device with matrices as large as a workgroup (NV)")
+    limits = replace(device_limits(), cores=cores)
+    assert_right(graph, run_on_device(Fuse()(graph), drawn(graph), limits), drawn(graph))
+
+
 def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
     names = kernels_of(Fuse()(forward(40, 256, (128, 64, 64), 16)), UNITS)
     assert sorted(names) == [*["ternary_matmul_cm+low"] * 3, "thin_matmul+3"]
@@ -323,6 +354,12 @@ VARIANTS = [
     "ternary_matmul_cm+low+rotated",
     "row_halves",
     "row_halves+3",
+    "ternary_halves",
+    "ternary_halves+3",
+    "halves_product_nv",
+    "halves_finish",
+    "halves_finish+added",
+    "halves_finish+low+added+3",
 ]
 
 

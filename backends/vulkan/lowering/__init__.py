@@ -19,6 +19,7 @@ from . import (
     quantize,
     rope,
     sampling,
+    ternary_gradients,
 )
 from .calls import Lowering, Meaning, Rule
 
@@ -29,6 +30,7 @@ _FAMILIES = (
     norm,
     quantize,
     linear,
+    ternary_gradients,
     contraction,
     adapters,
     rope,

@@ -14,13 +14,12 @@ from ..variants import with_members
 from .calls import Lowering, Meaning, Rule, fused_rule, groups_for
 from .linear import (
     FEW_ROWS,
-    Backward,
     Extras,
     rotates,
     ternary_product,
-    ternary_products_t,
 )
 from .meanings import arrays
+from .ternary_gradients import Backward, ternary_products_t
 from .tiles import WORKGROUP
 
 _TILE = 16

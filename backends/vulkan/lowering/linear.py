@@ -1,7 +1,7 @@
 """Rules and meanings of the kernels for the family `linear`: matrix products."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,14 +12,12 @@ from ....graph.ops import op_def
 from ....graph.tensors import GROUP, Array, HostValue, Ternary
 from ....graph.types import DType, tensor
 from ..layout import assign
-from ..variants import with_members
 from .calls import (
     Lowering,
     Meaning,
     Part,
     Rule,
     groups_for,
-    reducing_workgroup,
     row_ranges,
     rows_of,
     whole,
@@ -35,8 +33,8 @@ FEW_ROWS = 8
 _STRIP = 64
 """Weights that a thread of ternary_matvec reads at once."""
 
-_DEPTH_OF_CODES, _DEPTH_OF_HALVES = 64, 32
-"""Values of the inner axis that a step of ternary_matmul_cm and of ternary_matmul_t_cm takes."""
+_DEPTH = 64
+"""Values of the inner axis that a step of ternary_matmul_cm takes."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def _codes_share(lowering: Lowering, x: Value, w: Value) -> Share | None:
         return None
     if rows <= FEW_ROWS or inner % GROUP or columns % 4:
         return None
-    return share_for(rows, columns, inner // _DEPTH_OF_CODES, lowering.limits)
+    return share_for(rows, columns, inner // _DEPTH, lowering.limits)
 
 
 def rotates(lowering: Lowering, x: Value, w: Value, rope: Node) -> bool:
@@ -162,29 +160,6 @@ def _dot(lowering: Lowering) -> str:
     return "_dot" if "integer_dot_product" in lowering.limits.features else ""
 
 
-@dataclass(frozen=True)
-class Backward:
-    """One term of a sum of products with ternary weights: x w, and low A where it has an adapter.
-
-    Attributes:
-        x, w: the factors.
-        low, weight: of the adapter.
-    """
-
-    x: Value
-    w: Value
-    low: Value | None = None
-    weight: Value | None = None
-
-
-def _ternary_matmul_t(lowering: Lowering, node: Node) -> None:
-    x, w = node.inputs
-    if w.type.dtype is not DType.T2:
-        _plain_matmul(lowering, x, w, node.outputs[0])
-        return
-    ternary_products_t(lowering, (Backward(x, w),), node.outputs[0])
-
-
 def row_power(lowering: Lowering, x: Value) -> Value:
     """The power of two near the largest magnitude of each row, computed once for each x."""
     if x.name in lowering.row_powers:
@@ -197,83 +172,6 @@ def row_power(lowering: Lowering, x: Value) -> Value:
     return power
 
 
-def _takes_halves(lowering: Lowering, x: Value, w: Value) -> bool:
-    """Whether x w is for matrix units."""
-    (rows, inner), columns = x.type.shape, w.type.shape[1]
-    if "cooperative_matrix_f16" not in lowering.limits.features:
-        return False
-    if inner % _DEPTH_OF_HALVES or columns % GROUP or rows <= FEW_ROWS:
-        return False
-    return share_for(rows, columns, inner // _DEPTH_OF_HALVES, lowering.limits) is not None
-
-
-def ternary_products_t(
-    lowering: Lowering, terms: Sequence[Backward], y: Value, added: Value | None = None
-) -> None:
-    """Y = the sum of all terms, and `added`; in as few dispatches as may be."""
-    parts = _dispatched_together(lowering, terms)
-    for number, some in enumerate(parts):
-        target = y if number == len(parts) - 1 else lowering.scratch(y.type)
-        if _takes_halves(lowering, some[0].x, some[0].w):
-            _ternary_units_t(lowering, some, target, added)
-        else:
-            (term,) = some
-            extras = Extras(term.low, term.weight, added)
-            sizes, factors = (*term.x.type.shape, y.type.shape[1]), {"x": term.x, "w": term.w}
-            tiled_product(lowering, "ternary_matmul_t", sizes, factors, target, extras=extras)
-        added = target
-
-
-def _dispatched_together(lowering: Lowering, terms: Sequence[Backward]) -> list[Sequence[Backward]]:
-    """The terms by what one dispatch adds up: on matrix units as many as it binds."""
-    on_units = [term for term in terms if _takes_halves(lowering, term.x, term.w)]
-    parts: list[Sequence[Backward]] = [(term,) for term in terms if term not in on_units]
-    for has_low, each in ((True, 3), (False, 2)):
-        some = [term for term in on_units if (term.low is not None) == has_low]
-        most = max(1, (lowering.limits.bindings - 5) // each)
-        parts += [some[begin : begin + most] for begin in range(0, len(some), most)]
-    return parts
-
-
-def _ternary_units_t(
-    lowering: Lowering, terms: Sequence[Backward], y: Value, added: Value | None
-) -> None:
-    rows, columns = y.type.shape
-    inner = sum(term.x.type.shape[1] for term in terms)
-    share = share_for(rows, columns, inner // _DEPTH_OF_HALVES, lowering.limits)
-    assert share is not None, "the caller has asked whether a tile fits"
-    halves, top = _row_halves(lowering, terms, inner)
-    extras = Extras(terms[0].low, terms[0].weight, added)
-    constants = {"ROWS": rows, "COLUMNS": columns, "INNER": inner, **extras.constants}
-    operands: dict[str, Value] = {"y": y, "h": halves, "top": top}
-    if added is not None:
-        operands["added"] = added
-    for number, term in enumerate(terms):
-        constants[f"INNER{number}"] = term.x.type.shape[1]
-        named = {"w": term.w, "low": term.low, "b": term.weight}
-        operands |= {f"{name}{number}": v for name, v in named.items() if v is not None}
-    kernel, members = f"ternary_matmul_t_cm{extras.options}", with_members("", len(terms))
-    call_shared(lowering, kernel, share, constants, operands, members)
-
-
-def _row_halves(lowering: Lowering, terms: Sequence[Backward], inner: int) -> tuple[Value, Value]:
-    """The x of all terms side by side as f16, and what each row was divided by."""
-    rows, columns = terms[0].x.type.shape[0], terms[0].w.type.shape[1]
-    halves, top = (
-        lowering.scratch(tensor("f16", rows, inner)),
-        lowering.scratch(tensor("f32", rows)),
-    )
-    constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns}
-    constants["WORKGROUP"] = reducing_workgroup(inner // 4, lowering.limits)
-    operands = {"y": halves, "top": top}
-    for number, term in enumerate(terms):
-        constants[f"INNER{number}"] = term.x.type.shape[1]
-        operands |= {f"x{number}": term.x, f"w{number}": term.w}
-    kernel = with_members("row_halves", len(terms))
-    lowering.call(kernel, groups_for(rows, 1, lowering.limits), constants, **operands)
-    return halves, top
-
-
 def _contract_rows(lowering: Lowering, node: Node) -> None:
     a, b = node.inputs
     inner, rows = a.type.shape
@@ -282,7 +180,7 @@ def _contract_rows(lowering: Lowering, node: Node) -> None:
 
 
 def _matmul(lowering: Lowering, node: Node) -> None:
-    multiply = _matmul_across if node.attributes["transpose_b"] else _plain_matmul
+    multiply = _matmul_across if node.attributes["transpose_b"] else plain_matmul
     a, b = node.inputs
     multiply(lowering, a, b, node.outputs[0])
 
@@ -292,7 +190,7 @@ def _half(b: Value) -> str:
     return "_f16" if b.type.dtype is DType.F16 else ""
 
 
-def _plain_matmul(lowering: Lowering, a: Value, b: Value, y: Value) -> None:
+def plain_matmul(lowering: Lowering, a: Value, b: Value, y: Value) -> None:
     """Y = a b."""
     sizes = (*a.type.shape, b.type.shape[1])
     tiled_product(lowering, f"matmul{_half(b)}", sizes, {"a": a, "b": b}, y)
@@ -384,7 +282,7 @@ def _by_parts(multiply: _Multiply) -> Meaning:
         target = y.reshape(parts, rows, -1)[:, :, first : first + columns]
         for k in range(parts):
             some = slice(k * step, (k + 1) * step)
-            target[k] = multiply(_dense(left), _dense(right), some)
+            target[k] = multiply(dense(left), dense(right), some)
 
     return meaning
 
@@ -405,7 +303,7 @@ def _finished(meaning: Meaning, across: bool = False) -> Meaning:
         meaning(constants, {**factors, **over_added})
         total = over_added["y"]
         target = total[0] if total.ndim == 3 else total
-        target[...] = _finish(target, constants, operands, across)
+        target[...] = finish_product(target, constants, operands, across)
         y[...] = total
 
     return finished
@@ -414,7 +312,7 @@ def _finished(meaning: Meaning, across: bool = False) -> Meaning:
 _ADDED_LAST = ("low", "b", "added", "table")
 
 
-def _finish(
+def finish_product(
     total: Array,
     constants: Mapping[str, int | float],
     operands: Mapping[str, HostValue],
@@ -434,7 +332,7 @@ def _finish(
     return total
 
 
-def _dense(factor: HostValue) -> Array:
+def dense(factor: HostValue) -> Array:
     """A factor as f32."""
     if isinstance(factor, Ternary):
         weights: Array = factor.dense(np.float32) * np.float32(factor.scale)
@@ -467,7 +365,7 @@ def _sum_parts_meaning(
 
 
 def _row_power(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
-    assign(operands["y"], row_powers(_dense(operands["x"])))
+    assign(operands["y"], row_powers(dense(operands["x"])))
 
 
 def row_powers(x: Array) -> Array:
@@ -486,44 +384,8 @@ def _codes_product(
     return product
 
 
-def _halves_product(
-    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
-) -> Array:
-    """What ternary_matmul_t_cm computes before anything is added."""
-    halves, top = arrays(operands, "h", "top")
-    weights = [w.dense(np.float32) for w in _weights_of(operands)]
-    product: Array = halves.astype(np.float32) @ np.concatenate(weights) * top[:, None]
-    return product
-
-
-def _row_halves_meaning(
-    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
-) -> None:
-    weights = _weights_of(operands)
-    factors = [_dense(operands[f"x{k}"]) * np.float32(w.scale) for k, w in enumerate(weights)]
-    x = np.concatenate(factors, axis=1)
-    top = row_powers(x)
-    assign(operands["y"], (x / top[:, None]).astype(np.float16))
-    assign(operands["top"], top)
-
-
-def _weights_of(operands: Mapping[str, HostValue]) -> list[Ternary]:
-    numbered = sorted(name for name in operands if name[0] == "w")
-    return [w for name in numbered if isinstance(w := operands[name], Ternary)]
-
-
-def _finish_halves(
-    total: Array, constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
-) -> Array:
-    for k in range(sum(name.startswith("low") for name in operands)):
-        low, b = arrays(operands, f"low{k}", f"b{k}")
-        total = total + low @ b
-    return _finish(total, constants, operands)
-
-
 RULES: dict[str, Rule] = {
     "ternary_matmul": _ternary_matmul,
-    "ternary_matmul_t": _ternary_matmul_t,
     "matmul": _matmul,
     "contract_rows": _contract_rows,
 }
@@ -540,9 +402,7 @@ MEANINGS: dict[str, Meaning] = {
     "ternary_matmul_f32": _finished(_by_parts(_times_transposed)),
     "ternary_matmul_t": _finished(_by_parts(_times), across=True),
     "row_power": _row_power,
-    "ternary_matmul_cm": shared_meaning(_codes_product, _finish),
-    "row_halves": _row_halves_meaning,
-    "ternary_matmul_t_cm": shared_meaning(_halves_product, _finish_halves),
+    "ternary_matmul_cm": shared_meaning(_codes_product, finish_product),
     "matmul": _by_parts(_times),
     "matmul_f16": _by_parts(_times),
     "matmul_t": _by_parts(_times_transposed),

@@ -7,7 +7,7 @@ several workgroups that have a part of the inner axis each, and a second dispatc
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,8 +21,6 @@ from .calls import Lowering, Meaning, Part, groups_for
 from .meanings import arrays
 from .tiles import UNIT_TILES, Tile, unit_tile_for
 
-_PLACES = 2
-"""Workgroups that a core runs at a time."""
 _MOST_PARTS = 16
 _FEWEST_STEPS = 4
 """Steps along the inner axis that a part should have."""
@@ -34,8 +32,8 @@ _FINISH = 4.0
 """Cost of the second dispatch."""
 _TRAFFIC = 0.04
 """Cost of writing and reading the sums of one large tile."""
-_STEP = {128: 1.0, 64: 0.8}
-"""Cost of a step by the rows of a tile."""
+_STEP = {(128, 128): 1.0, (64, 128): 0.8, (128, 256): 0.75}
+"""Cost of a step by the size of a tile."""
 _LARGE = 128 * 128
 
 
@@ -69,21 +67,28 @@ def share_for(rows: int, columns: int, steps: int, limits: Limits) -> Share | No
     plain = unit_tile_for(rows, columns, limits)
     if plain is None:
         return None
-    if not limits.cores:
-        return Share(plain, plain.count(rows, columns))
-    places = _PLACES * limits.cores
+    fitting = [tile for tile in UNIT_TILES if tile.fits(limits)] if limits.cores else [plain]
+    return least_share(rows, columns, steps, fitting, limits)
+
+
+def least_share(
+    rows: int, columns: int, steps: int, tiles: Sequence[Tile], limits: Limits
+) -> Share:
+    """The share of any of some tiles that costs least; see `share_for`."""
     shares = [
         share
-        for tile in UNIT_TILES
-        if tile.fits(limits)
-        for share in _shares(tile, tile.count(rows, columns), steps, places)
+        for tile in tiles
+        for share in _shares(tile, tile.count(rows, columns), steps, limits.cores)
     ]
-    return min(shares, key=lambda share: _cost(share, steps, places))
+    return min(shares, key=lambda share: _cost(share, steps, limits.cores or 1))
 
 
-def _shares(tile: Tile, tiles: int, steps: int, places: int) -> Iterator[Share]:
+def _shares(tile: Tile, tiles: int, steps: int, cores: int) -> Iterator[Share]:
     """Shares worth a thought: all tiles whole, or those of the last one or two waves shared."""
     yield Share(tile, tiles)
+    if not cores:
+        return
+    places = tile.resident * cores
     full = tiles // places
     for waves in range(max(0, full - 1), full + 1):
         rest = tiles - waves * places
@@ -92,8 +97,8 @@ def _shares(tile: Tile, tiles: int, steps: int, places: int) -> Iterator[Share]:
                 yield Share(tile, tiles - rest, rest, parts)
 
 
-def _cost(share: Share, steps: int, places: int) -> float:
-    step = _STEP[share.tile.rows]
+def _cost(share: Share, steps: int, cores: int) -> float:
+    places, step = share.tile.resident * cores, _STEP[share.tile.rows, share.tile.columns]
     cost = math.ceil(share.whole / places) * (steps * step + _START)
     if share.rest:
         sums = share.units * share.tile.rows * share.tile.columns / _LARGE
@@ -143,21 +148,20 @@ def shared_meaning(product: Product, finish: Finish) -> Meaning:
 
     def meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
         (y,) = arrays(operands, "y")
-        at = _places(constants, y)
-        whole = int(constants.get("WHOLE", len(at)))
+        whole, rest = places_of(constants, y)
         if "sums" in operands:
             (sums,) = arrays(operands, "sums")
             added = sums.reshape(-1, int(constants["PARTS"]), *sums.shape[1:]).sum(axis=1)
             total = np.zeros_like(y)
-            for place, tile in zip(at[whole:], added, strict=True):
+            for place, tile in zip(rest, added, strict=True):
                 total[place] = tile[: total[place].shape[0], : total[place].shape[1]]
-            mine = at[whole:]
+            mine = rest
         else:
-            total, mine = product(constants, operands), at[:whole]
+            total, mine = product(constants, operands), whole
         if "parts" in operands:
             (parts,) = arrays(operands, "parts")
             parts[...] = 0
-            for place, unit in zip(at[whole:], parts[:: int(constants["PARTS"])], strict=True):
+            for place, unit in zip(rest, parts[:: int(constants["PARTS"])], strict=True):
                 unit[: total[place].shape[0], : total[place].shape[1]] = total[place]
         finished = finish(total, constants, operands)
         for place in mine:
@@ -166,11 +170,16 @@ def shared_meaning(product: Product, finish: Finish) -> Meaning:
     return meaning
 
 
-def _places(constants: Mapping[str, int | float], y: Array) -> list[tuple[slice, slice]]:
-    """Rows and columns of each tile, in order."""
+Place: TypeAlias = tuple[slice, slice]
+
+
+def places_of(constants: Mapping[str, int | float], y: Array) -> tuple[list[Place], list[Place]]:
+    """Rows and columns of each tile in order, of those that are whole and of the rest."""
     high, wide = int(constants["TILE_M"]), int(constants["TILE_N"])
-    return [
+    places = [
         (slice(row, row + high), slice(column, column + wide))
         for row in range(0, y.shape[0], high)
         for column in range(0, y.shape[1], wide)
     ]
+    whole = int(constants.get("WHOLE", len(places)))
+    return places[:whole], places[whole:]

@@ -32,12 +32,14 @@ class Tile:
         rows, columns: of the result.
         inside: what a thread or a subgroup has of them, by the names of the constants.
         threads: of the workgroup.
+        resident: workgroups that a core runs at a time.
     """
 
     rows: int
     columns: int
     inside: tuple[tuple[str, int], ...]
     threads: int
+    resident: int = 2
 
     @property
     def constants(self) -> dict[str, int]:
