@@ -20,6 +20,8 @@ class Limits:
         invocations: of a workgroup.
         cores: processors that workgroups are shared out to, 0 where nobody says.
         features: names of optional abilities, such as "cooperative_matrix".
+        avoided: ways of computing a product that were timed on the device and lost to another
+            (`tuning.py`), as `Choice.name` gives them.
     """
 
     max_range: int = 1 << 27
@@ -32,6 +34,7 @@ class Limits:
     invocations: int = 256
     cores: int = 0
     features: frozenset[str] = frozenset()
+    avoided: frozenset[str] = frozenset()
 
 
 KNOWN_LIMITS: Final[Mapping[str, Limits]] = {

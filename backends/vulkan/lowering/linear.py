@@ -115,15 +115,25 @@ def _ternary_tiles(
     rows, inner, columns = sizes
     constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **extras.constants}
     operands = {"x": x, "w": w, "y": y, **extras.operands}
-    share = _codes_share(lowering, x, w)
+    kernel, share = _codes_way(lowering, x, w)
     if share is not None:
-        kernel = f"ternary_matmul_cm{extras.options}"
-        call_shared(lowering, kernel, share, constants, operands)
+        call_shared(lowering, f"{kernel}{extras.options}", share, constants, operands)
         return
     tile = tile_for(rows, columns, 1)
     groups = groups_for(tile.count(rows, columns), 1, lowering.limits)
-    kernel = f"ternary_matmul{_dot(lowering)}{extras.options}"
-    lowering.call(kernel, groups, {**constants, **tile.constants}, **operands)
+    lowering.call(f"{kernel}{extras.options}", groups, {**constants, **tile.constants}, **operands)
+
+
+def _codes_way(lowering: Lowering, x: Value, w: Value) -> tuple[str, Share | None]:
+    """The kernel for x w^T of int8 activations, and its tiles if it is one for matrix units."""
+    (rows, inner), columns = x.type.shape, w.type.shape[0]
+    share = _codes_share(lowering, x, w)
+    ways = ["ternary_matmul_cm"] * (share is not None)
+    ways += ["ternary_matmul_dot"] * bool(_dot(lowering))
+    ways += ["ternary_matmul"] * (not ways)
+    way = lowering.choose("ternary_matmul", (rows, inner, columns), ways)
+    assert way is not None, "there is always one"
+    return way, share if way == "ternary_matmul_cm" else None
 
 
 def _codes_share(lowering: Lowering, x: Value, w: Value) -> Share | None:
@@ -145,7 +155,7 @@ def rotates(lowering: Lowering, x: Value, w: Value, rope: Node) -> bool:
         return False
     if _is_matvec(x):
         return True
-    share = _codes_share(lowering, x, w)
+    _, share = _codes_way(lowering, x, w)
     shuffles = "subgroup_shuffle" in lowering.limits.features
     return share is not None and shuffles and rope.inputs[0].type.shape[2] == share.tile.columns
 

@@ -106,7 +106,9 @@ def _ternary_units_t(
         if term.low is not None and term.weight is not None:
             operands |= {f"low{number}": term.low, f"b{number}": term.weight}
     members = with_members("", len(terms))
-    if _takes_large_matrices(lowering, inner, columns):
+    ways = ["halves_product_nv"] * _takes_large_matrices(lowering, inner, columns)
+    ways += ["ternary_matmul_t_cm"]
+    if lowering.choose("ternary_matmul_t", (rows, inner, columns), ways) == "halves_product_nv":
         _by_large_matrices(lowering, terms, extras, operands)
         return
     share = share_for(rows, columns, inner // _DEPTH, lowering.limits)
