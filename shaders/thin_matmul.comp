@@ -20,32 +20,40 @@
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint COLUMNS = 1;
 layout(constant_id = 2) const float FACTOR = 1.0;
-layout(constant_id = 3) const uint LANES = 16;
-layout(constant_id = 4) const uint WORKGROUP = 256;
+layout(constant_id = 3) const uint EACH = 4;
+layout(constant_id = 4) const uint CELLS = 4;
+layout(constant_id = 5) const uint LANES = 32;
+layout(constant_id = 6) const uint WORKGROUP = 128;
 #pragma each
 layout(constant_id = n) const uint INNER@ = 1;
 #pragma end
-layout(local_size_x_id = 4) in;
+layout(local_size_x_id = 6) in;
 #include "power.glsl"
 #include "thin.glsl"
 
+const uint HEIGHT = EACH * CELLS / QUADS;  // rows of a tile
 const uint TILES_N = (COLUMNS + TILE - 1) / TILE;
-const uint AHEAD = 2;  // steps whose items are on their way at once
 
-vec4 tops = vec4(0);  // largest magnitudes of this thread's part of its rows of a
+// The first row of this thread in its tile.
+uint cell_row() {
+  return gl_LocalInvocationIndex % CELLS / QUADS * EACH;
+}
 
-void add(vec4 a[4], vec4 b[4]) {
-#ifdef ACROSS
-  add_across(a, b);
-#else
-  add_along(a, b);
-#endif
 #ifdef POWER
-  [[unroll]] for (uint i = 0; i < 4; i++) {
-    const vec4 size = abs(a[i]);
-    tops[i] = max(tops[i], max(max(size.x, size.y), max(size.z, size.w)));
-  }
+shared uint tops[HEIGHT];  // bits of the largest magnitude of each row
 #endif
+
+vec4 product(vec4 a, vec4 b[4]) {
+#ifdef ACROSS
+  return a.x * b[0] + a.y * b[1] + a.z * b[2] + a.w * b[3];
+#else
+  return vec4(dot(a, b[0]), dot(a, b[1]), dot(a, b[2]), dot(a, b[3]));
+#endif
+}
+
+float largest(vec4 a) {
+  const vec4 size = abs(a);
+  return max(max(size.x, size.y), max(size.z, size.w));
 }
 
 #pragma each
@@ -55,59 +63,58 @@ MATRIX_F32(b@, AT_b@, INNER@, COLUMNS)
 #else
 MATRIX_F32(b@, AT_b@, COLUMNS, INNER@)
 #endif
-layout(binding = AT_y@, std430) writeonly buffer Y@ { float y@[]; };
+RESULT_F32(y@, AT_y@, COLUMNS, 0, COLUMNS)
 #ifdef POWER
 layout(binding = AT_power@, std430) writeonly buffer Power@ { float power@[]; };
 #endif
 
-void multiply@(uint row, uint column) {
-  for (uint k = 4 * lane(); k < INNER@; k += 4 * AHEAD * LANES) {
-    vec4 a[AHEAD][4], b[AHEAD][4];
-    [[unroll]] for (uint n = 0; n < AHEAD; n++) {
-      const uint from = k + 4 * n * LANES;
-      [[unroll]] for (uint i = 0; i < 4; i++) {
-        a[n][i] = load_a@(row + i, from);
-#ifdef ACROSS
-        b[n][i] = load_b@(from + i, column);
-#else
-        b[n][i] = load_b@(column + i, from);
-#endif
-      }
+void multiply@(uint row, uint column, inout vec4 sums[EACH], inout float top[EACH]) {
+  for (uint k = 4 * lane(); k < INNER@; k += 4 * LANES) {
+    vec4 a[EACH], b[4];
+    [[unroll]] for (uint i = 0; i < EACH; i++) {
+      a[i] = load_a@(min(row + i, ROWS - 1), k);
     }
-    [[unroll]] for (uint n = 0; n < AHEAD; n++) {
-      add(a[n], b[n]);
+    [[unroll]] for (uint i = 0; i < 4; i++) {
+#ifdef ACROSS
+      b[i] = load_b@(k + i, column);
+#else
+      b[i] = load_b@(column + i, k);
+#endif
+    }
+    [[unroll]] for (uint i = 0; i < EACH; i++) {
+      sums[i] += product(a[i], b);
+#ifdef POWER
+      top[i] = max(top[i], largest(a[i]));
+#endif
     }
   }
 }
 #pragma end
 
-void store(uint member, uint row, uint column, float y) {
-  if (row < ROWS && column < COLUMNS) {
+void store(uint member, uint row, uint column, vec4 y) {
 #pragma each
-    if (member == @) {
-      y@[row * COLUMNS + column] = y;
-    }
-#pragma end
+  if (member == @) {
+    store_y@(row, column, y);
   }
+#pragma end
 }
 
 #ifdef POWER
-// The first column of squares has seen all rows of the tile.
-void store_powers(uint member, uint row) {
+// The first of the threads side by side have seen all of the rows.
+void store_powers(uint member, uint row, float top[EACH]) {
+  const uint line = gl_LocalInvocationIndex;
+  if (line < HEIGHT) {
+    tops[line] = 0;
+  }
   barrier();
-  if (square() % 4 == 0) {
-    [[unroll]] for (uint i = 0; i < 4; i++) {
-      partial[(square_row() + i) * PITCH + lane()] = tops[i];
+  if (quad() == 0) {
+    [[unroll]] for (uint i = 0; i < EACH; i++) {
+      atomicMax(tops[cell_row() + i], floatBitsToUint(top[i]));
     }
   }
   barrier();
-  const uint line = gl_LocalInvocationIndex;
-  if (line < TILE && row + line < ROWS) {
-    float top = 0;
-    for (uint i = 0; i < LANES; i++) {
-      top = max(top, partial[line * PITCH + i]);
-    }
-    const float power = power_below(floatBitsToUint(top));
+  if (line < HEIGHT && row + line < ROWS) {
+    const float power = power_below(tops[line]);
 #pragma each
     if (member == @) {
       power@[row + line] = power;
@@ -120,24 +127,35 @@ void store_powers(uint member, uint row) {
 // Tiles of the members take turns, so that members which share a factor read it at about the same time.
 void main() {
   const uint member = group() % MEMBERS;
-  const uint row = group() / MEMBERS / TILES_N * TILE;
-  const uint column = group() / MEMBERS % TILES_N * TILE;
-  if (row >= ROWS) {
+  const uint first_row = group() / MEMBERS / TILES_N * HEIGHT;
+  const uint first = group() / MEMBERS % TILES_N * TILE;
+  if (first_row >= ROWS) {
     return;
   }
-  sums = vec4[4](vec4(0), vec4(0), vec4(0), vec4(0));
+  vec4 sums[EACH];
+  float top[EACH];  // of what this thread has of each row
+  [[unroll]] for (uint i = 0; i < EACH; i++) {
+    sums[i] = vec4(0);
+    top[i] = 0;
+  }
+  const uint row = first_row + cell_row();
+  const uint column = first + 4 * quad();
 #pragma each
   if (member == @) {
-    multiply@(row + square_row(), column + square_column());
+    multiply@(row, column, sums, top);
   }
 #pragma end
-  share_sums();
-  for (uint i = gl_LocalInvocationIndex; i < TILE * TILE; i += WORKGROUP) {
-    store(member, row + i / TILE, column + i % TILE, FACTOR * tile_sum(i / TILE, i % TILE));
+  add_lanes(sums);
+  if (lane() == 0) {
+    [[unroll]] for (uint i = 0; i < EACH; i++) {
+      if (row + i < ROWS) {
+        store(member, row + i, column, FACTOR * sums[i]);
+      }
+    }
   }
 #ifdef POWER
-  if (column == 0) {
-    store_powers(member, row);
+  if (first == 0) {
+    store_powers(member, first_row, top);
   }
 #endif
 }

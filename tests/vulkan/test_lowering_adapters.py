@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.limits import Limits
+from bitgraph.backends.vulkan.lowering import adapters
 from bitgraph.backends.vulkan.lowering.adapters import MEANINGS
 from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.build import GraphBuilder
@@ -238,6 +239,28 @@ def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
             "thin_contract+6",
         ]
     )
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("shape", adapters._MATMUL_SHAPES)
+def test_tiles_of_every_height(
+    shape: tuple[int, int, int], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapters, "_MATMUL_SHAPES", (shape,))
+    limits = Limits(shared_memory=32768, invocations=1024)
+    for graph in (forward(37, 1030, (24, 9), 18, dtype="f32"), backward(37, 64, (1030, 9), 18)):
+        fused = Fuse()(graph)
+        assert any(name.startswith("thin_matmul") for name in kernels_of(fused, limits))
+        values = drawn(graph)
+        assert_right(graph, run(fused, values, limits), values)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_long_inner_axis_is_split(run: Run) -> None:
+    graph = backward(1000, 130, (33, 9), 5)
+    fused, values = Fuse()(graph), drawn(graph)
+    assert kernels_of(fused, PLAIN).count("thin_sum+4") == 1
+    assert_right(graph, run(fused, values, PLAIN), values)
 
 
 def test_magnitudes_far_apart() -> None:
