@@ -26,6 +26,14 @@ void set_result(uint kind, uint place, float x) {
   }
 }
 
+#ifdef KEPT
+void keep(uint place, uint column, vec4 logits) {
+  if (place < PLACES && count[1] + place < count[0]) {
+    store_z(place, column, logits);
+  }
+}
+#endif
+
 void find_tops() {
   [[unroll]] for (uint m = 0; m < QUADS_M; m++) {
     [[unroll]] for (uint i = 0; i < 4; i++) {
@@ -108,6 +116,9 @@ void find_picked() {
 void main() {
   if (first_place() < count[0] && first_column() < COLUMNS) {
     compute_logits();
+#ifdef KEPT
+    STORE_TILE(keep, first_place() - count[1], first_column())
+#endif
     find_tops();
     find_totals();
     find_picked();

@@ -19,6 +19,7 @@ from . import (
     quantize,
     rope,
     sampling,
+    training_loss,
 )
 from .calls import Lowering, Meaning, Rule
 
@@ -35,6 +36,7 @@ _FAMILIES = (
     attention,
     embedding,
     loss,
+    training_loss,
     optimizer,
     sampling,
     fused,
