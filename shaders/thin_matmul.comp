@@ -21,26 +21,20 @@ layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint COLUMNS = 1;
 layout(constant_id = 2) const float FACTOR = 1.0;
 layout(constant_id = 3) const uint EACH = 4;
-layout(constant_id = 4) const uint CELLS = 4;
-layout(constant_id = 5) const uint LANES = 32;
-layout(constant_id = 6) const uint WORKGROUP = 128;
+layout(constant_id = 4) const uint LANES = 32;
+layout(constant_id = 5) const uint WORKGROUP = 128;
 #pragma each
 layout(constant_id = n) const uint INNER@ = 1;
 #pragma end
-layout(local_size_x_id = 6) in;
+layout(local_size_x_id = 5) in;
+const uint CELLS = 4;  // a tile has EACH rows
 #include "power.glsl"
 #include "thin.glsl"
 
-const uint HEIGHT = EACH * CELLS / QUADS;  // rows of a tile
 const uint TILES_N = (COLUMNS + TILE - 1) / TILE;
 
-// The first row of this thread in its tile.
-uint cell_row() {
-  return gl_LocalInvocationIndex % CELLS / QUADS * EACH;
-}
-
 #ifdef POWER
-shared uint tops[HEIGHT];  // bits of the largest magnitude of each row
+shared uint tops[EACH];  // bits of the largest magnitude of each row
 #endif
 
 vec4 product(vec4 a, vec4 b[4]) {
@@ -56,6 +50,10 @@ float largest(vec4 a) {
   return max(max(size.x, size.y), max(size.z, size.w));
 }
 
+const uint LAST_QUAD = (COLUMNS - 1) / 4 * 4;
+
+// What lies outside is read in another place: a load without a condition is faster, and that of an item
+// of a past its end is zero, while what a row or a column past its end gives is not stored.
 #pragma each
 MATRIX_F32(a@, AT_a@, ROWS, INNER@)
 #ifdef ACROSS
@@ -72,13 +70,13 @@ void multiply@(uint row, uint column, inout vec4 sums[EACH], inout float top[EAC
   for (uint k = 4 * lane(); k < INNER@; k += 4 * LANES) {
     vec4 a[EACH], b[4];
     [[unroll]] for (uint i = 0; i < EACH; i++) {
-      a[i] = load_a@(min(row + i, ROWS - 1), k);
+      a[i] = inside_a@(min(row + i, ROWS - 1), k);
     }
     [[unroll]] for (uint i = 0; i < 4; i++) {
 #ifdef ACROSS
-      b[i] = load_b@(k + i, column);
+      b[i] = inside_b@(INNER@ % 4 == 0 ? k + i : min(k + i, INNER@ - 1), min(column, LAST_QUAD));
 #else
-      b[i] = load_b@(column + i, k);
+      b[i] = inside_b@(min(column + i, COLUMNS - 1), k);
 #endif
     }
     [[unroll]] for (uint i = 0; i < EACH; i++) {
@@ -103,17 +101,17 @@ void store(uint member, uint row, uint column, vec4 y) {
 // The first of the threads side by side have seen all of the rows.
 void store_powers(uint member, uint row, float top[EACH]) {
   const uint line = gl_LocalInvocationIndex;
-  if (line < HEIGHT) {
+  if (line < EACH) {
     tops[line] = 0;
   }
   barrier();
   if (quad() == 0) {
     [[unroll]] for (uint i = 0; i < EACH; i++) {
-      atomicMax(tops[cell_row() + i], floatBitsToUint(top[i]));
+      atomicMax(tops[i], floatBitsToUint(top[i]));
     }
   }
   barrier();
-  if (line < HEIGHT && row + line < ROWS) {
+  if (line < EACH && row + line < ROWS) {
     const float power = power_below(tops[line]);
 #pragma each
     if (member == @) {
@@ -127,9 +125,9 @@ void store_powers(uint member, uint row, float top[EACH]) {
 // Tiles of the members take turns, so that members which share a factor read it at about the same time.
 void main() {
   const uint member = group() % MEMBERS;
-  const uint first_row = group() / MEMBERS / TILES_N * HEIGHT;
+  const uint row = group() / MEMBERS / TILES_N * EACH;
   const uint first = group() / MEMBERS % TILES_N * TILE;
-  if (first_row >= ROWS) {
+  if (row >= ROWS) {
     return;
   }
   vec4 sums[EACH];
@@ -138,7 +136,6 @@ void main() {
     sums[i] = vec4(0);
     top[i] = 0;
   }
-  const uint row = first_row + cell_row();
   const uint column = first + 4 * quad();
 #pragma each
   if (member == @) {
@@ -155,7 +152,7 @@ void main() {
   }
 #ifdef POWER
   if (first == 0) {
-    store_powers(member, first_row, top);
+    store_powers(member, row, top);
   }
 #endif
 }

@@ -28,15 +28,14 @@ from .tiles import WORKGROUP
 
 _TILE = 16
 """Lines of the narrow side that a tile of thin.glsl has."""
-_QUADS = _TILE // 4
-"""Threads side by side that have these lines."""
-_MATMUL_SHAPES = ((8, 8, 512), (8, 4, 256), (4, 4, 512))
-"""Of thin_matmul: EACH, CELLS and threads, the highest tiles first, which read b less often."""
+_MATMUL_SHAPES = ((8, 4, 256), (4, 4, 512))
+"""Of thin_matmul: EACH, CELLS and threads; high tiles first, which read b less often."""
 _TILES_WANTED = 128
 """Tiles of thin_matmul that keep a large device busy."""
 _CONTRACT_SHAPE = (8, 32, 256)
+"""The same of thin_contract."""
 _CONTRACT_WIDE, _CONTRACT_STEP = 64, 4
-"""Of thin_contract: lines of the wide side of a tile, and items of the inner axis in flight."""
+"""Lines of the wide side of its tiles, and items of the inner axis that a thread reads at once."""
 _PARTS_WANTED = 1024
 """Tiles of thin_contract, times parts of the inner axis: so many that the last do not matter."""
 _STEPS_WANTED = 4
@@ -145,7 +144,7 @@ def _thin_matmul(lowering: Lowering, lows: Sequence[Low], powers: Sequence[Value
     else:
         kernel = f"thin_matmul{'+across' * across}{'+power' * bool(powers)}"
         sizes = _matmul_sizes(rows, tiles, lowering.limits)
-        groups = math.ceil(rows / (sizes["EACH"] * sizes["CELLS"] // _QUADS)) * tiles
+        groups = math.ceil(rows / sizes["EACH"]) * tiles
     constants: dict[str, int | float] = {"ROWS": rows, "COLUMNS": columns, **sizes}
     constants["FACTOR"] = lows[0].factor
     operands: dict[str, Value] = {}
@@ -220,10 +219,8 @@ def _thin_sum(lowering: Lowering, parts: Sequence[Value], results: Sequence[Valu
 
 def _matmul_sizes(rows: int, tiles: int, limits: Limits) -> dict[str, int]:
     """Constants of thin_matmul, for so many tiles of a row: high tiles, if they are enough."""
-    heights = [(each * cells // _QUADS, each, cells, n) for each, cells, n in _MATMUL_SHAPES]
-    busy = (s for height, *s in heights if math.ceil(rows / height) * tiles >= _TILES_WANTED)
-    each, cells, threads = next(busy, _MATMUL_SHAPES[-1])
-    return {"CELLS": cells, **_sizes(each, cells, threads, limits)}
+    busy = (s for s in _MATMUL_SHAPES if math.ceil(rows / s[0]) * tiles >= _TILES_WANTED)
+    return _sizes(*next(busy, _MATMUL_SHAPES[-1]), limits)
 
 
 def _sizes(each: int, cells: int, threads: int, limits: Limits) -> dict[str, int]:
