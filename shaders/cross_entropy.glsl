@@ -21,8 +21,15 @@ float part(uint place, uint thread) {
 }
 
 void set_result(uint kind, uint place, float x) {
+#ifdef KEPT
+#define SPAN PLACES
+  const uint at = first_place() + place - count[1];
+#else
+#define SPAN PITCH
+  const uint at = row_ids[place];
+#endif
   if (row_ids[place] < ROWS) {
-    partial[(group() / TILES_M * 3 + kind) * PITCH + row_ids[place]] = x;
+    partial[(group() / TILES_M * 3 + kind) * SPAN + at] = x;
   }
 }
 

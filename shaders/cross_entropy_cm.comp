@@ -17,9 +17,11 @@
 //   4 read  count   u32[1]
 #endif
 //   5 read  power   f32[ROWS]
-//   6 write partial f32[TILES,3,PITCH]
 #ifdef KEPT
+//   6 write partial f32[TILES,3,PLACES]
 //   n write z       f32[PLACES,COLUMNS]
+#else
+//   6 write partial f32[TILES,3,PITCH]
 #endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint WIDTH = 32;
@@ -101,10 +103,17 @@ void write_partial(uint line) {
     const vec2 found = strips[strip * TILE_M + line];
     total += found.y * exp(found.x - top);
   }
-  const uint at = group() / TILES_M * 3 * PITCH + row_ids[line];
+#ifdef KEPT
+#define SPAN PLACES
+  const uint place = first_place() + line - count[1];
+#else
+#define SPAN PITCH
+  const uint place = row_ids[line];
+#endif
+  const uint at = group() / TILES_M * 3 * SPAN + place;
   partial[at] = top;
-  partial[at + PITCH] = total;
-  partial[at + 2 * PITCH] = picked[line];
+  partial[at + SPAN] = total;
+  partial[at + 2 * SPAN] = picked[line];
 }
 
 void main() {

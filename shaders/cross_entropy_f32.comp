@@ -15,9 +15,11 @@
 #else
 //   4 read  count   u32[1]
 #endif
-//   5 write partial f32[TILES,3,PITCH]
 #ifdef KEPT
+//   5 write partial f32[TILES,3,PLACES]
 //   n write z       f32[PLACES,COLUMNS]
+#else
+//   5 write partial f32[TILES,3,PITCH]
 #endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint WIDTH = 1;

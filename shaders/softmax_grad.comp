@@ -13,7 +13,7 @@
 //   2 read   count   u32[2]
 //   3 read   spread  f32[ROWS]
 //   4 read   peak    f32[ROWS]
-//   5 read   partial f32[TILES,3,PITCH]
+//   5 read   partial f32[TILES,3,PLACES]
 //   6 update nll     f32[ROWS]
 #ifdef HALVES
 //   7 read   z       f32[PLACES,COLUMNS]
@@ -50,12 +50,12 @@ RESULT_F32(dz, 7, COLUMNS, 0, COLUMNS)
 shared vec3 found[THREADS];
 
 // The largest logit of a row, the sum of exp(z - largest), and z[target]; all threads call it together.
-vec3 merge_tiles(uint row) {
+vec3 merge_tiles(uint place) {
   const uint thread = gl_LocalInvocationIndex;
   vec3 all = NOTHING;
   for (uint tile = thread; tile < TILES; tile += THREADS) {
-    const uint i = tile * 3 * PITCH + row;
-    all = merge(all, vec3(partial[i], partial[i + PITCH], partial[i + 2 * PITCH]));
+    const uint i = tile * 3 * PLACES + place;
+    all = merge(all, vec3(partial[i], partial[i + PLACES], partial[i + 2 * PLACES]));
   }
   found[thread] = all;
   barrier();
@@ -83,7 +83,7 @@ void main() {
     return;
   }
   const uint row = rows[count[1] + place];
-  const vec3 whole = merge_tiles(row);
+  const vec3 whole = merge_tiles(place);
   const float lse = whole.x + log(whole.y);
   if (slice == 0 && gl_LocalInvocationIndex == 0) {
     nll[row] = lse - whole.z;

@@ -21,9 +21,12 @@ _PREPARING: Final = frozenset(
         "cross_entropy_merge",
         "labelled_rows",
         "listed_halves",
+        "listed_sums",
         "row_dot",
         "row_power",
+        "softmax_grad",
         "sum_parts",
+        "thin_sum",
     }
 )
 """Kernels that prepare a product or finish it, and do nothing of it."""

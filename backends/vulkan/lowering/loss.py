@@ -269,7 +269,7 @@ def _cross_entropy_meaning(
         column = targets - begin
         here = (column >= 0) & (column < some.shape[1])
         picked = np.where(here, some[places, np.where(here, column, 0)], 0)
-        partial[number][:, rows] = top, total, picked
+        partial[number][:, places if "z" in operands else rows] = top, total, picked
     if "z" in operands:
         (kept,) = arrays(operands, "z")
         kept[: rows.size] = z

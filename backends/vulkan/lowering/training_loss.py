@@ -122,7 +122,7 @@ def _keep_logits(
     tile = logits_tile(lowering.limits, rows.places, columns, counted.get("TERMS", 0))
     tiles = math.ceil(columns / tile.columns)
     z = lowering.scratch(tensor("f32", rows.places, columns))
-    partial = lowering.scratch(tensor("f32", tiles, 3, pitch))
+    partial = lowering.scratch(tensor("f32", tiles, 3, rows.places))
     sizes = {**sizes_of(h, columns), "TILES": tiles, "PITCH": pitch, "PLACES": rows.places}
     lowering.call(
         f"{loss_kernel('cross_entropy', table, bool(counted))}+kept",
@@ -150,7 +150,7 @@ def _softmax_grad(
     terms: int,
 ) -> Value:
     """The gradient of a chunk's logits, in their place without matrix units."""
-    tiles, _, pitch = partial.type.shape
+    tiles, pitch = partial.type.shape[0], rows.targets.type.shape[1]
     dz = {"dz": lowering.scratch(tensor("f16", *z.type.shape))} if terms else {}
     constants = {"ROWS": nll.type.size, "PLACES": rows.places, "COLUMNS": z.type.shape[1]}
     lowering.call(
@@ -212,7 +212,7 @@ def _softmax_grad_meaning(
     rows = listed_rows(operands, constants)
     targets, spread, peak, z, nll = arrays(operands, "targets", "spread", "peak", "z", "nll")
     (partial,) = arrays(operands, "partial")
-    tops, totals, picked = partial[:, :, rows].transpose(1, 0, 2)
+    tops, totals, picked = partial[:, :, : rows.size].transpose(1, 0, 2)
     top = tops.max(axis=0)
     lse = np.log((totals * np.exp(tops - top)).sum(axis=0)) + top
     nll[rows] = lse - picked.sum(axis=0)
