@@ -21,10 +21,25 @@ float part(uint place, uint thread) {
 }
 
 void set_result(uint kind, uint place, float x) {
+#ifdef KEPT
+#define SPAN PLACES
+  const uint at = first_place() + place - count[1];
+#else
+#define SPAN PITCH
+  const uint at = row_ids[place];
+#endif
   if (row_ids[place] < ROWS) {
-    partial[(group() / TILES_M * 3 + kind) * PITCH + row_ids[place]] = x;
+    partial[(group() / TILES_M * 3 + kind) * SPAN + at] = x;
   }
 }
+
+#ifdef KEPT
+void keep(uint place, uint column, vec4 logits) {
+  if (place < PLACES && count[1] + place < count[0]) {
+    store_z(place, column, logits);
+  }
+}
+#endif
 
 void find_tops() {
   [[unroll]] for (uint m = 0; m < QUADS_M; m++) {
@@ -108,6 +123,9 @@ void find_picked() {
 void main() {
   if (first_place() < count[0] && first_column() < COLUMNS) {
     compute_logits();
+#ifdef KEPT
+    STORE_TILE(keep, first_place() - count[1], first_column())
+#endif
     find_tops();
     find_totals();
     find_picked();

@@ -2,7 +2,7 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #extension GL_KHR_shader_subgroup_clustered : require
-// cross_entropy_cm: what cross_entropy_f16 computes, on matrix units.
+// cross_entropy_cm: what cross_entropy_f16 computes, KEPT included, on matrix units.
 //
 // Reference: op linear_cross_entropy; cross_entropy_merge makes its results of these. WIDTH is a
 // multiple of 32.
@@ -11,9 +11,18 @@
 //   1 read  table   f16[COLUMNS,WIDTH]
 //   2 read  targets i32[PITCH]
 //   3 read  rows    u32[ROWS]
+#ifdef KEPT
+//   4 read  count   u32[2]
+#else
 //   4 read  count   u32[1]
+#endif
 //   5 read  power   f32[ROWS]
+#ifdef KEPT
+//   6 write partial f32[TILES,3,PLACES]
+//   n write z       f32[PLACES,COLUMNS]
+#else
 //   6 write partial f32[TILES,3,PITCH]
+#endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint WIDTH = 32;
 layout(constant_id = 2) const uint COLUMNS = 1;
@@ -26,6 +35,9 @@ layout(constant_id = 8) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 9) const uint WORKGROUP = 256;
 layout(constant_id = 10) const uint TILES = 1;
 layout(constant_id = 11) const uint PITCH = 1;
+#ifdef KEPT
+layout(constant_id = 12) const uint PLACES = 1;
+#endif
 layout(local_size_x_id = 9) in;
 layout(binding = 0, std430) readonly buffer H8 { uvec4 h8[]; };
 layout(binding = 1, std430) readonly buffer Table8 { uvec4 table8[]; };
@@ -34,6 +46,9 @@ layout(binding = 3, std430) readonly buffer Rows { uint rows[]; };
 layout(binding = 4, std430) readonly buffer Count { uint count[]; };
 layout(binding = 5, std430) readonly buffer Power { float power[]; };
 layout(binding = 6, std430) writeonly buffer Partial { float partial[]; };
+#ifdef KEPT
+layout(binding = AT_z, std430) writeonly buffer Z4 { vec4 z4[]; };
+#endif
 #include "logits_units.glsl"
 
 const float NONE = -1e30;
@@ -52,6 +67,11 @@ void store_quad(uint place, uint column, uvec4 bits) {
     target = targets[row] - int(column);
   }
   const vec4 z = scale * uintBitsToFloat(bits);
+#ifdef KEPT
+  if (row < ROWS && column < COLUMNS) {
+    z4[((place - count[1]) * COLUMNS + column) / 4] = z;
+  }
+#endif
   float top = NONE;
   [[unroll]] for (uint j = 0; j < 4; j++) {
     if (column + j < COLUMNS) {
@@ -83,10 +103,17 @@ void write_partial(uint line) {
     const vec2 found = strips[strip * TILE_M + line];
     total += found.y * exp(found.x - top);
   }
-  const uint at = group() / TILES_M * 3 * PITCH + row_ids[line];
+#ifdef KEPT
+#define SPAN PLACES
+  const uint place = first_place() + line - count[1];
+#else
+#define SPAN PITCH
+  const uint place = row_ids[line];
+#endif
+  const uint at = group() / TILES_M * 3 * SPAN + place;
   partial[at] = top;
-  partial[at + PITCH] = total;
-  partial[at + 2 * PITCH] = picked[line];
+  partial[at + SPAN] = total;
+  partial[at + 2 * SPAN] = picked[line];
 }
 
 void main() {

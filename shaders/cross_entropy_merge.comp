@@ -20,13 +20,9 @@ layout(binding = 1, std430) readonly buffer Partial { float partial[]; };
 layout(binding = 2, std430) writeonly buffer Nll { float nll[]; };
 layout(binding = 3, std430) writeonly buffer Lse { float lse[]; };
 #include "index.glsl"
+#include "softmax_merge.glsl"
 
 shared vec3 found[ABREAST * SLICES];  // largest, sum of exponentials, picked
-
-vec3 merge(vec3 a, vec3 b) {
-  const float top = max(a.x, b.x);
-  return vec3(top, a.y * exp(a.x - top) + b.y * exp(b.x - top), a.z + b.z);
-}
 
 void main() {
   const uint thread = gl_LocalInvocationIndex;
@@ -35,7 +31,7 @@ void main() {
   if (row < ROWS) {
     labelled = labels[row] >= 0;
   }
-  vec3 all = vec3(-1e30, 0, 0);
+  vec3 all = NOTHING;
   if (labelled) {
     for (uint tile = thread / ABREAST; tile < TILES; tile += SLICES) {
       const uint i = tile * 3 * PITCH + row;

@@ -1,18 +1,27 @@
 #version 460
 // labelled_rows: the numbers of the rows whose label is not negative, in order, and their count;
 // what lies behind them in `rows` is not written. And for each of PARTS parts of PART tokens, every
-// row's label counted from the first token of the part. One workgroup.
+// row's label counted from the first token of the part. With CHUNKED the list is treated in CHUNKS chunks
+// of PLACES rows, each of which finds the count and its own first place. One workgroup.
 //
 // Reference: op linear_cross_entropy, which skips all other rows.
 // Bindings:
 //   0 read  labels  i32[ROWS]
 //   1 write rows    u32[ROWS]
+#ifdef CHUNKED
+//   2 write count   u32[CHUNKS,PITCH]
+#else
 //   2 write count   u32[1]
+#endif
 //   3 write targets i32[PARTS,PITCH]
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint PARTS = 1;
 layout(constant_id = 2) const uint PART = 1;
 layout(constant_id = 3) const uint PITCH = 1;
+#ifdef CHUNKED
+layout(constant_id = 4) const uint CHUNKS = 1;
+layout(constant_id = 5) const uint PLACES = 1;
+#endif
 const uint THREADS = 256;
 layout(local_size_x = 256) in;
 layout(binding = 0, std430) readonly buffer Labels { int labels[]; };
@@ -57,7 +66,14 @@ void main() {
     found += ranks[THREADS - 1];
     barrier();
   }
+#ifdef CHUNKED
+  for (uint chunk = gl_LocalInvocationIndex; chunk < CHUNKS; chunk += THREADS) {
+    count[chunk * PITCH] = found;
+    count[chunk * PITCH + 1] = chunk * PLACES;
+  }
+#else
   if (gl_LocalInvocationIndex == 0) {
     count[0] = found;
   }
+#endif
 }

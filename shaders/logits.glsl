@@ -1,7 +1,7 @@
 // A tile of the logits h table^T: TILE_M of the listed rows of h, TILE_N of the table's COLUMNS rows.
 //
 // The includer declares ROWS, WIDTH and COLUMNS, the constants of tile.glsl, and the operands h,
-// table, rows and count.
+// table, rows and count; with KEPT also PLACES, and only so many rows from count[1] on are treated.
 
 #include "index.glsl"
 #define QUAD vec4
@@ -9,7 +9,11 @@
 #define MULTIPLY(sums, item, quad) sums = fma(SUMS(item), quad, sums)
 #include "tile.glsl"
 
+#ifdef KEPT
+const uint TILES_M = (PLACES + TILE_M - 1) / TILE_M;
+#else
 const uint TILES_M = (ROWS + TILE_M - 1) / TILE_M;
+#endif
 
 shared uint row_ids[TILE_M];  // ROWS for none
 
@@ -25,7 +29,11 @@ void stage(uint row, uint column, uint k) {
 // The first of this workgroup's places in the list of rows. Those of one tile of the table are
 // neighbours, so that it is read from memory once.
 uint first_place() {
+#ifdef KEPT
+  return count[1] + group() % TILES_M * TILE_M;
+#else
   return group() % TILES_M * TILE_M;
+#endif
 }
 
 uint first_column() {

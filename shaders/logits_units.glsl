@@ -2,7 +2,8 @@
 // table's COLUMNS rows. h is what listed_halves.comp gives, the sum of TERMS matrices.
 //
 // The includer declares ROWS, WIDTH, a multiple of 32, COLUMNS and TERMS, the constants of units.glsl
-// but INNER, and the operands h8, table8 (eight halves each) and count.
+// but INNER, and the operands h8, table8 (eight halves each) and count; with KEPT also PLACES, and only
+// so many rows from count[1] on are treated.
 
 #define INNER WIDTH
 const uint DEPTH = 32;
@@ -22,7 +23,11 @@ const uint SIZE_B = TILE_N * PITCH_B;
 #include "units.glsl"
 #include "index.glsl"
 
+#ifdef KEPT
+const uint TILES_M = (PLACES + TILE_M - 1) / TILE_M;
+#else
 const uint TILES_M = (ROWS + TILE_M - 1) / TILE_M;
+#endif
 const uint PARTS = DEPTH / 8;  // of a row, eight items each
 const uint LOADS_A = TERMS * TILE_M * PARTS / WORKGROUP;
 const uint LOADS_B = TILE_N * PARTS / WORKGROUP;
@@ -31,7 +36,11 @@ uvec4 next_a[LOADS_A];
 uvec4 next_b[LOADS_B];
 
 uint first_place() {
+#ifdef KEPT
+  return count[1] + group() % TILES_M * TILE_M;
+#else
   return group() % TILES_M * TILE_M;
+#endif
 }
 
 uint first_column() {

@@ -1,23 +1,26 @@
 // Plain row-major matrices in storage buffers, read and written four items of a row at a time.
 // Columns are multiples of 4; what lies outside a matrix reads as zero and is not written.
 
-// A matrix of f32 and `vec4 load_NAME(row, column)`.
+// A matrix of f32 and `vec4 load_NAME(row, column)`; `inside_NAME` for what is known to lie inside.
 #define MATRIX_F32(NAME, BINDING, HEIGHT, WIDTH)                                          \
   layout(binding = BINDING, std430) readonly buffer NAME##_items { float NAME[]; };       \
   layout(binding = BINDING, std430) readonly buffer NAME##_quads { vec4 NAME##_of4[]; };  \
-  vec4 load_##NAME(uint row, uint column) {                                               \
-    vec4 quad = vec4(0);                                                                  \
-    if (row >= (HEIGHT) || column >= (WIDTH)) {                                           \
-      return quad;                                                                        \
-    }                                                                                     \
+  vec4 inside_##NAME(uint row, uint column) {                                             \
     const uint i = row * (WIDTH) + column;                                                \
     if ((WIDTH) % 4 == 0) {                                                               \
       return NAME##_of4[i / 4];                                                           \
     }                                                                                     \
+    vec4 quad = vec4(0);                                                                  \
     for (uint j = 0; j < min(4, (WIDTH) - column); j++) {                                 \
       quad[j] = NAME[i + j];                                                              \
     }                                                                                     \
     return quad;                                                                          \
+  }                                                                                       \
+  vec4 load_##NAME(uint row, uint column) {                                               \
+    if (row >= (HEIGHT) || column >= (WIDTH)) {                                           \
+      return vec4(0);                                                                     \
+    }                                                                                     \
+    return inside_##NAME(row, column);                                                    \
   }
 
 // The same of f16. Where the width is odd, a row may begin in the middle of a word.

@@ -1,9 +1,13 @@
 // The body of rows_grad_f16.comp and rows_grad_f32.comp.
 
-layout(binding = 2, std430) readonly buffer Rows { uint rows[]; };
-layout(binding = 3, std430) readonly buffer Count { uint count[]; };
+layout(binding = 2, std430) readonly buffer Count { uint count[]; };
+#ifdef SPLIT
+RESULT_F32(y, 3, WIDTH, 0, WIDTH)
+#else
+layout(binding = 3, std430) readonly buffer Rows { uint rows[]; };
 layout(binding = 4, std430) buffer Dh { float dh[]; };
 layout(binding = 4, std430) buffer Dh4 { vec4 dh4[]; };
+#endif
 #include "index.glsl"
 #define QUAD vec4
 #define SUMS vec4
@@ -17,6 +21,29 @@ void stage(uint row, uint column, uint k) {
   STAGE_ACROSS(tile_b, PITCH_B, TILE_N, load_table, column, k)
 }
 
+#ifdef SPLIT
+const uint TILES_M = (PLACES + TILE_M - 1) / TILE_M;
+const uint PART = (COLUMNS + PARTS * TILE_K - 1) / (PARTS * TILE_K) * TILE_K;
+
+uint part() {
+  return group() / (TILES_M * TILES_N);
+}
+
+void store(uint place, uint column, vec4 quad) {
+  if (place < PLACES) {
+    store_y(part() * PLACES + place, column, quad);
+  }
+}
+
+void main() {
+  const uint place = group() % TILES_M * TILE_M;
+  const uint column = group() / TILES_M % TILES_N * TILE_N;
+  if (part() < PARTS && count[1] + place < count[0]) {
+    multiply_tiles(place, column, part() * PART, min((part() + 1) * PART, COLUMNS));
+    STORE_TILE(store, place, column)
+  }
+}
+#else
 void add(uint place, uint column, vec4 quad) {
   if (place < count[0]) {
     const uint i = rows[place] * WIDTH + column;
@@ -40,3 +67,4 @@ void main() {
     STORE_TILE(add, place, column)
   }
 }
+#endif

@@ -1,19 +1,31 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
-// rows_grad_cm: dh[rows[i]] += dz[i] table on matrix units, with dz as logits_grad_cm scales it.
+// rows_grad_cm: dh[rows[i]] += dz[i] table on matrix units, with dz as logits_grad_cm scales it; with
+// SPLIT what rows_grad_f16 computes then, of dz as it is.
 //
 // Reference: op linear_cross_entropy_grad, the last step for a part of the table. COLUMNS is a
 // multiple of 32, WIDTH of 8.
 // Bindings:
+#ifdef SPLIT
+//   0 read   dz     f16[PLACES,COLUMNS]
+//   1 read   table  f16[COLUMNS,WIDTH]
+//   2 read   count  u32[2]
+//   3 write  y      f32[PARTS,PLACES,WIDTH]
+#else
 //   0 read   dz     f16[ROWS,COLUMNS]
 //   1 read   table  f16[COLUMNS,WIDTH]
-//   2 read   rows   u32[ROWS]
-//   3 read   count  u32[1]
+//   2 read   count  u32[1]
+//   3 read   rows   u32[ROWS]
 //   4 read   spread f32[ROWS]
 //   5 read   peak   f32[ROWS]
 //   6 update dh     f32[ROWS,WIDTH]
+#endif
+#ifdef SPLIT
+layout(constant_id = 0) const uint PLACES = 1;
+#else
 layout(constant_id = 0) const uint ROWS = 1;
+#endif
 layout(constant_id = 1) const uint WIDTH = 8;
 layout(constant_id = 2) const uint COLUMNS = 32;
 layout(constant_id = 3) const uint TILE_M = 128;
@@ -22,17 +34,29 @@ layout(constant_id = 5) const uint WARP_M = 64;
 layout(constant_id = 6) const uint WARP_N = 32;
 layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 8) const uint WORKGROUP = 256;
+#ifdef SPLIT
+layout(constant_id = 9) const uint PARTS = 1;
+#endif
 layout(local_size_x_id = 8) in;
 layout(binding = 0, std430) readonly buffer Dz8 { uvec4 dz8[]; };
 layout(binding = 1, std430) readonly buffer Table8 { uvec4 table8[]; };
-layout(binding = 2, std430) readonly buffer Rows { uint rows[]; };
-layout(binding = 3, std430) readonly buffer Count { uint count[]; };
+layout(binding = 2, std430) readonly buffer Count { uint count[]; };
+#ifdef SPLIT
+layout(binding = 3, std430) writeonly buffer Y4 { vec4 y4[]; };
+#else
+layout(binding = 3, std430) readonly buffer Rows { uint rows[]; };
 layout(binding = 4, std430) readonly buffer Spread { float spread[]; };
 layout(binding = 5, std430) readonly buffer Peak { float peak[]; };
 layout(binding = 6, std430) buffer Dh4 { vec4 dh4[]; };
+#endif
 
-#define INNER COLUMNS
 const uint DEPTH = 32;
+#ifdef SPLIT
+const uint INNER = (COLUMNS + PARTS * DEPTH - 1) / (PARTS * DEPTH) * DEPTH;
+#define ROWS PLACES
+#else
+#define INNER COLUMNS
+#endif
 const uint UNIT_K = 16;
 const uint PITCH_A = DEPTH / 8 + 1;  // a row's halves and 16 bytes more, against bank conflicts
 const uint SIZE_A = TILE_M * PITCH_A;
@@ -49,8 +73,8 @@ const uint SIZE_B = DEPTH * PITCH_B;
 #define LAYOUT_B gl_CooperativeMatrixLayoutRowMajor
 #include "units.glsl"
 #include "index.glsl"
-#include "gradient_scale.glsl"
 
+const uint TILES_M = (ROWS + TILE_M - 1) / TILE_M;
 const uint TILES_N = (WIDTH + TILE_N - 1) / TILE_N;
 const uint PARTS_A = DEPTH / 8;  // of a row, eight items each
 const uint LOADS_A = TILE_M * PARTS_A / WORKGROUP;
@@ -60,12 +84,24 @@ const uint LOADS_B = DEPTH * PARTS_B / WORKGROUP;
 uvec4 next_a[LOADS_A];
 uvec4 next_b[LOADS_B];
 
-void fetch(uint row, uint column, uint k) {
+#ifdef SPLIT
+// The part of the table's rows that this workgroup treats.
+uint part() {
+  return group() / (TILES_M * TILES_N);
+}
+#else
+uint part() {
+  return 0;
+}
+#endif
+
+void fetch(uint row, uint column, uint step) {
+  const uint k = part() * INNER + step;
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     const uint place = row + item / PARTS_A;
     next_a[i] = uvec4(0);
-    if (place < ROWS) {
+    if (place < ROWS && k < COLUMNS) {
       next_a[i] = dz8[(place * COLUMNS + k) / 8 + item % PARTS_A];
     }
   }
@@ -73,7 +109,7 @@ void fetch(uint row, uint column, uint k) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     const uint at = column + item % PARTS_B * 8;
     next_b[i] = uvec4(0);
-    if (at < WIDTH) {
+    if (at < WIDTH && k < COLUMNS) {
       next_b[i] = table8[((k + item / PARTS_B) * WIDTH + at) / 8];
     }
   }
@@ -94,6 +130,23 @@ uvec4 quad_at(uint place) {
   return staged[place];
 }
 
+#ifdef SPLIT
+void store_quad(uint place, uint column, uvec4 bits) {
+  if (place < PLACES && column < WIDTH) {
+    y4[((part() * PLACES + place) * WIDTH + column) / 4] = uintBitsToFloat(bits);
+  }
+}
+
+void main() {
+  const uint place = group() % TILES_M * TILE_M;
+  const uint column = group() / TILES_M % TILES_N * TILE_N;
+  if (part() < PARTS && count[1] + place < count[0]) {
+    multiply_tile(place, column);
+  }
+}
+#else
+#include "gradient_scale.glsl"
+
 void store_quad(uint place, uint column, uvec4 bits) {
   if (place < count[0] && column < WIDTH) {
     const uint row = rows[place];
@@ -108,3 +161,4 @@ void main() {
     multiply_tile(place, column);
   }
 }
+#endif

@@ -1,12 +1,12 @@
 // Which tile of a product a workgroup has, and how much of its inner axis
 // (backends/vulkan/lowering/shares.py).
 //
-// Each of the first WHOLE tiles has a workgroup. With SPLIT every other tile has PARTS of them, each
+// Each of the first WHOLE tiles has a workgroup. With SHARED every other tile has PARTS of them, each
 // with some steps of the inner axis; they lay the bits of their sums into `parts`. With REST, in a
 // dispatch after that, they are added up and finished, a strip of UNIT x STRIP by each subgroup.
 //
 // Include it behind units.glsl. The includer has the constants of units.glsl, ROWS and TILES_N; with
-// SPLIT or REST also WHOLE, PARTS and UNITS, the number of workgroups that share tiles, and the macros
+// SHARED or REST also WHOLE, PARTS and UNITS, the number of workgroups that share tiles, and the macros
 //   SUMS                    a vector of four SUM
 //   TO_SUMS(bits), TO_BITS(sums)  what they are as bits
 
@@ -25,7 +25,7 @@ Work work_on(uint tile, uint begin, uint end) {
   return Work(tile / TILES_N * TILE_M, tile % TILES_N * TILE_N, begin, end);
 }
 
-#ifdef SPLIT
+#ifdef SHARED
 layout(binding = AT_parts, std430) writeonly buffer Parts { uvec4 parts[]; };
 
 bool keeps_sums() {
@@ -42,7 +42,7 @@ void keep_square(uint row, uint apart, uint column, uvec4 bits[4]) {
 
 // The work of this workgroup. Past the last, rows are at ROWS or beyond.
 Work own_work() {
-#ifdef SPLIT
+#ifdef SHARED
   if (group() >= WHOLE) {
     const uint unit = group() - WHOLE;
     const uint part = unit % PARTS;

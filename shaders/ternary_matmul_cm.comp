@@ -5,7 +5,7 @@
 // ternary_matmul_cm: y = x w^T of int8 activations and ternary weights on matrix units, exact; with
 // ROTATED each head of TILE_N columns is then rotated by the angles of its row, as by op rope.
 //
-// With SPLIT and REST it is two kernels (share.glsl).
+// With SHARED and REST it is two kernels (share.glsl).
 //
 // Reference: op ternary_matmul. INNER is a multiple of 128, COLUMNS of 4.
 // Bindings:
@@ -26,7 +26,7 @@
 #ifdef ROTATED
 //   n read  table f32[ROWS,TILE_N]
 #endif
-#ifdef SPLIT
+#ifdef SHARED
 //   n write parts f32[UNITS,TILE_M,TILE_N]
 #endif
 #ifdef REST
@@ -44,7 +44,7 @@ layout(constant_id = 8) const uint WORKGROUP = 256;
 #ifdef LOW
 layout(constant_id = n) const uint RANK = 1;
 #endif
-#ifdef SPLIT
+#ifdef SHARED
 layout(constant_id = n) const uint WHOLE = 0;
 layout(constant_id = n) const uint PARTS = 1;
 layout(constant_id = n) const uint UNITS = 1;

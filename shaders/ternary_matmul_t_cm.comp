@@ -3,7 +3,7 @@
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 // ternary_matmul_t_cm: y = the sum of x w over some pairs of x and ternary weights, on matrix units. h
 // has all x side by side as f16, each row divided by its top (row_halves); they are added in f32. One
-// sum runs through the inner axes of all pairs. With SPLIT and REST it is two kernels (share.glsl).
+// sum runs through the inner axes of all pairs. With SHARED and REST it is two kernels (share.glsl).
 //
 // Reference: op ternary_matmul_t. Each INNER is a multiple of 32, COLUMNS of 128.
 // Bindings:
@@ -15,7 +15,7 @@
 #ifdef ADDED
 //   n read  added f32[ROWS,COLUMNS]
 #endif
-#ifdef SPLIT
+#ifdef SHARED
 //   n write parts f32[UNITS,TILE_M,TILE_N]
 #endif
 #ifdef REST
@@ -45,7 +45,7 @@ layout(constant_id = n) const uint INNER@ = 32;
 #ifdef LOW
 layout(constant_id = n) const uint RANK = 1;
 #endif
-#ifdef SPLIT
+#ifdef SHARED
 layout(constant_id = n) const uint WHOLE = 0;
 layout(constant_id = n) const uint PARTS = 1;
 layout(constant_id = n) const uint UNITS = 1;

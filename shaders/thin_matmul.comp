@@ -1,9 +1,9 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 // thin_matmul: y = FACTOR a b^T, or FACTOR a b with ACROSS, of few columns, for each of some pairs of a
-// and b; with POWER also the power of two near the largest magnitude of each row of a.
+// and b.
 //
-// Reference: op matmul, then scale; row_power for the powers.
+// Reference: op matmul, then scale.
 // Bindings:
 #pragma each
 //   n read  a@ f32[ROWS,INNER@]
@@ -13,41 +13,35 @@
 //   n read  b@ f32[COLUMNS,INNER@]
 #endif
 //   n write y@ f32[ROWS,COLUMNS]
-#ifdef POWER
-//   n write power@ f32[ROWS]
-#endif
 #pragma end
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint COLUMNS = 1;
 layout(constant_id = 2) const float FACTOR = 1.0;
-layout(constant_id = 3) const uint LANES = 16;
-layout(constant_id = 4) const uint WORKGROUP = 256;
+layout(constant_id = 3) const uint EACH = 4;
+layout(constant_id = 4) const uint LANES = 32;
+layout(constant_id = 5) const uint WORKGROUP = 128;
 #pragma each
 layout(constant_id = n) const uint INNER@ = 1;
 #pragma end
-layout(local_size_x_id = 4) in;
-#include "power.glsl"
+layout(local_size_x_id = 5) in;
+const uint CELLS = 4;  // a tile has EACH rows
 #include "thin.glsl"
 
 const uint TILES_N = (COLUMNS + TILE - 1) / TILE;
-const uint AHEAD = 2;  // steps whose items are on their way at once
 
-vec4 tops = vec4(0);  // largest magnitudes of this thread's part of its rows of a
 
-void add(vec4 a[4], vec4 b[4]) {
+vec4 product(vec4 a, vec4 b[4]) {
 #ifdef ACROSS
-  add_across(a, b);
+  return a.x * b[0] + a.y * b[1] + a.z * b[2] + a.w * b[3];
 #else
-  add_along(a, b);
-#endif
-#ifdef POWER
-  [[unroll]] for (uint i = 0; i < 4; i++) {
-    const vec4 size = abs(a[i]);
-    tops[i] = max(tops[i], max(max(size.x, size.y), max(size.z, size.w)));
-  }
+  return vec4(dot(a, b[0]), dot(a, b[1]), dot(a, b[2]), dot(a, b[3]));
 #endif
 }
 
+const uint LAST_QUAD = (COLUMNS - 1) / 4 * 4;
+
+// What lies outside is read in another place: a load without a condition is faster, and that of an item
+// of a past its end is zero, while what a row or a column past its end gives is not stored.
 #pragma each
 MATRIX_F32(a@, AT_a@, ROWS, INNER@)
 #ifdef ACROSS
@@ -55,89 +49,60 @@ MATRIX_F32(b@, AT_b@, INNER@, COLUMNS)
 #else
 MATRIX_F32(b@, AT_b@, COLUMNS, INNER@)
 #endif
-layout(binding = AT_y@, std430) writeonly buffer Y@ { float y@[]; };
-#ifdef POWER
-layout(binding = AT_power@, std430) writeonly buffer Power@ { float power@[]; };
-#endif
+RESULT_F32(y@, AT_y@, COLUMNS, 0, COLUMNS)
 
-void multiply@(uint row, uint column) {
-  for (uint k = 4 * lane(); k < INNER@; k += 4 * AHEAD * LANES) {
-    vec4 a[AHEAD][4], b[AHEAD][4];
-    [[unroll]] for (uint n = 0; n < AHEAD; n++) {
-      const uint from = k + 4 * n * LANES;
-      [[unroll]] for (uint i = 0; i < 4; i++) {
-        a[n][i] = load_a@(row + i, from);
-#ifdef ACROSS
-        b[n][i] = load_b@(from + i, column);
-#else
-        b[n][i] = load_b@(column + i, from);
-#endif
-      }
+void multiply@(uint row, uint column, inout vec4 sums[EACH]) {
+  for (uint k = 4 * lane(); k < INNER@; k += 4 * LANES) {
+    vec4 a[EACH], b[4];
+    [[unroll]] for (uint i = 0; i < EACH; i++) {
+      a[i] = inside_a@(min(row + i, ROWS - 1), k);
     }
-    [[unroll]] for (uint n = 0; n < AHEAD; n++) {
-      add(a[n], b[n]);
-    }
-  }
-}
-#pragma end
-
-void store(uint member, uint row, uint column, float y) {
-  if (row < ROWS && column < COLUMNS) {
-#pragma each
-    if (member == @) {
-      y@[row * COLUMNS + column] = y;
-    }
-#pragma end
-  }
-}
-
-#ifdef POWER
-// The first column of squares has seen all rows of the tile.
-void store_powers(uint member, uint row) {
-  barrier();
-  if (square() % 4 == 0) {
     [[unroll]] for (uint i = 0; i < 4; i++) {
-      partial[(square_row() + i) * PITCH + lane()] = tops[i];
+#ifdef ACROSS
+      b[i] = inside_b@(INNER@ % 4 == 0 ? k + i : min(k + i, INNER@ - 1), min(column, LAST_QUAD));
+#else
+      b[i] = inside_b@(min(column + i, COLUMNS - 1), k);
+#endif
     }
-  }
-  barrier();
-  const uint line = gl_LocalInvocationIndex;
-  if (line < TILE && row + line < ROWS) {
-    float top = 0;
-    for (uint i = 0; i < LANES; i++) {
-      top = max(top, partial[line * PITCH + i]);
+    [[unroll]] for (uint i = 0; i < EACH; i++) {
+      sums[i] += product(a[i], b);
     }
-    const float power = power_below(floatBitsToUint(top));
-#pragma each
-    if (member == @) {
-      power@[row + line] = power;
-    }
-#pragma end
   }
 }
-#endif
+#pragma end
+
+void store(uint member, uint row, uint column, vec4 y) {
+#pragma each
+  if (member == @) {
+    store_y@(row, column, y);
+  }
+#pragma end
+}
 
 // Tiles of the members take turns, so that members which share a factor read it at about the same time.
 void main() {
   const uint member = group() % MEMBERS;
-  const uint row = group() / MEMBERS / TILES_N * TILE;
-  const uint column = group() / MEMBERS % TILES_N * TILE;
+  const uint row = group() / MEMBERS / TILES_N * EACH;
+  const uint first = group() / MEMBERS % TILES_N * TILE;
   if (row >= ROWS) {
     return;
   }
-  sums = vec4[4](vec4(0), vec4(0), vec4(0), vec4(0));
+  vec4 sums[EACH];
+  [[unroll]] for (uint i = 0; i < EACH; i++) {
+    sums[i] = vec4(0);
+  }
+  const uint column = first + 4 * quad();
 #pragma each
   if (member == @) {
-    multiply@(row + square_row(), column + square_column());
+    multiply@(row, column, sums);
   }
 #pragma end
-  share_sums();
-  for (uint i = gl_LocalInvocationIndex; i < TILE * TILE; i += WORKGROUP) {
-    store(member, row + i / TILE, column + i % TILE, FACTOR * tile_sum(i / TILE, i % TILE));
+  add_lanes(sums);
+  if (lane() == 0) {
+    [[unroll]] for (uint i = 0; i < EACH; i++) {
+      if (row + i < ROWS) {
+        store(member, row + i, column, FACTOR * sums[i]);
+      }
+    }
   }
-#ifdef POWER
-  if (column == 0) {
-    store_powers(member, row);
-  }
-#endif
 }

@@ -19,7 +19,7 @@
 //   quad_at(place)        16 bytes of `staged` from there on
 //   store_quad(row, column, bits)  takes the bits of four sums of a row; or, with OWN_SQUARES defined,
 //   store_square(row, apart, column, bits)  takes those of the rows row, row + apart, ... together
-// With SPLIT defined, tiles may be shared: see share.glsl.
+// With SHARED defined, tiles may be shared: see share.glsl.
 //
 // WARP_N is a multiple of STRIP, and STRIP / 4 * UNIT is 4 * SUBGROUP_SIZE, so that each thread has four
 // rows of a unit's height.
@@ -56,7 +56,7 @@ void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
 }
 #endif
 
-#ifdef SPLIT
+#ifdef SHARED
 bool keeps_sums();
 void keep_square(uint row, uint apart, uint column, uvec4 bits[4]);
 #endif
@@ -118,7 +118,7 @@ void multiply_tile(uint row, uint column, uint begin, uint end) {
       bits[r] = quad_at(base + (line + r * APART) * PITCH_SUMS + quad * 16 / STAGED_BYTES);
     }
     const uint own_row = warp_m + m * UNIT + line, own_column = warp_n + strip + 4 * quad;
-#ifdef SPLIT
+#ifdef SHARED
     if (keeps_sums()) {
       keep_square(own_row, APART, own_column, bits);
     } else

@@ -42,6 +42,11 @@ class Placement:
     slices: dict[str, Slice]
     arenas: tuple[Buffer, ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes of all arenas."""
+        return sum(arena.size for arena in self.arenas)
+
 
 def place(intervals: Sequence[Interval], limits: Limits) -> Placement:
     """Give every value a slice of an arena, in the order that takes the fewest bytes in all.
@@ -56,7 +61,7 @@ def place(intervals: Sequence[Interval], limits: Limits) -> Placement:
                 f"{limits.max_range:,} at once; choose a smaller batch"
             )
     placements = (_place_in_order(order, limits) for order in _orders(intervals))
-    return min(placements, key=lambda placement: sum(a.size for a in placement.arenas))
+    return min(placements, key=lambda placement: placement.size)
 
 
 def live_lower_bound(intervals: Sequence[Interval], alignment: int = 1) -> int:

@@ -1,7 +1,8 @@
 """From a graph to a schedule: calls, memory, barriers."""
 
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, combinations
 
 from ...graph.ir import Graph, Role, Value
 from ...graph.program import ArenaUse
@@ -13,7 +14,10 @@ from .limits import Limits
 from .lowering import lower_calls
 from .lowering.calls import Call, Choice, Lowering, Part
 from .memory import Interval, live_lower_bound, place
-from .schedule import Access, Binding, Buffer, Dispatch, Kind, Schedule, Slice
+from .schedule import Access, Barrier, Binding, Buffer, Dispatch, Kind, Schedule, Slice
+
+_ROOM = 0.02
+"""Part of the lower bound that arenas may take beyond it, so that fewer calls wait for another."""
 
 _KINDS = {
     Role.INPUT: Kind.INPUT,
@@ -69,7 +73,10 @@ def make_plan(graph: Graph, limits: Limits) -> Plan:
     lowering = lower_calls(graph, limits)
     homes = _Homes(graph, lowering)
     intervals = homes.intervals(lowering.calls)
-    placement = place(intervals, limits)
+    bound = live_lower_bound(intervals, limits.alignment)
+    placement = place(_widened(intervals, lowering.calls, homes), limits)
+    if placement.size > (1 + _ROOM) * bound:
+        placement = place(intervals, limits)
     slices = {**homes.outside, **placement.slices}
     dispatches = [_dispatch(call, homes, slices) for call in lowering.calls]
     buffers = (*homes.buffers, *placement.arenas)
@@ -81,7 +88,6 @@ def make_plan(graph: Graph, limits: Limits) -> Plan:
     }
     everything = {**placement.slices, **named}
     shared = {value.name: homes.root(value).name for value in homes.values(graph)}
-    bound = live_lower_bound(intervals, limits.alignment)
     return Plan(schedule, everything, tuple(intervals), shared, bound, tuple(lowering.choices))
 
 
@@ -136,6 +142,23 @@ class _Homes:
     def values(graph: Graph) -> list[Value]:
         """All values of a graph."""
         return [i.value for i in graph.inputs] + [v for n in graph.nodes for v in n.outputs]
+
+
+def _widened(intervals: Sequence[Interval], calls: Sequence[Call], homes: _Homes) -> list[Interval]:
+    """Lifetimes from barrier to barrier: with these, calls only wait for what they read.
+
+    Else a value may lie where a call that need not come first still reads, and wait for it.
+    """
+    places = homes.outside | {item.name: Slice(item.name, 0, item.size) for item in intervals}
+    commands = insert_barriers(_dispatch(c, homes, places) for c in calls)
+    barriers = accumulate(isinstance(command, Barrier) for command in commands)
+    stages = [n for n, c in zip(barriers, commands, strict=True) if isinstance(c, Dispatch)]
+    begins = {stage: k for k, stage in reversed(list(enumerate(stages)))}
+    ends = {stage: k for k, stage in enumerate(stages)}
+    return [
+        replace(item, begin=begins[stages[item.begin]], end=ends[stages[item.end]])
+        for item in intervals
+    ]
 
 
 def _dispatch(call: Call, homes: _Homes, slices: dict[str, Slice]) -> Dispatch:

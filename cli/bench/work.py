@@ -19,11 +19,17 @@ _PREPARING: Final = frozenset(
         "attention_merge",
         "attention_share",
         "cross_entropy_merge",
+        "halves_finish",
         "labelled_rows",
         "listed_halves",
+        "listed_sums",
         "row_dot",
+        "row_halves",
         "row_power",
+        "softmax_grad",
         "sum_parts",
+        "ternary_halves",
+        "thin_sum",
     }
 )
 """Kernels that prepare a product or finish it, and do nothing of it."""
@@ -117,7 +123,8 @@ def work_of(
 
 
 def _multiplies(dispatch: Dispatch) -> bool:
-    return base_of(dispatch.kernel) not in _PREPARING
+    finishes = "rest" in dispatch.kernel.split("+")
+    return base_of(dispatch.kernel) not in _PREPARING and not finishes
 
 
 def nodes_by_label(graph: Graph) -> Mapping[str, Node]:

@@ -114,6 +114,19 @@ ATTENTION_GRAD_ROPE = Pattern(
 )
 """Gradients for rotated queries and keys, turned back where they are written."""
 
+LOSS_AND_GRADIENT = Pattern(
+    "loss_and_gradient",
+    """
+    nll, lse = linear_cross_entropy(h, table, labels)
+    loss     = dot(nll, weights)
+    one      = full_like(loss)
+    dnll     = mul_scalar(weights, one)
+    dh       = linear_cross_entropy_grad(dnll, dnll, h, table, labels, lse)
+    """,
+    also=("nll", "loss"),
+)
+"""The loss of a step and its gradient, whose logits are the same."""
+
 LOSS_GRADIENTS = Pattern(
     "loss_gradients",
     """
@@ -131,6 +144,7 @@ ELEMENTWISE = ElementwiseChains("elementwise")
 
 PATTERNS: tuple[Finder, ...] = (
     ATTENTION_GRAD_ROPE,
+    LOSS_AND_GRADIENT,
     LOSS_GRADIENTS,
     *PRODUCTS,
     *ROW_PATTERNS,

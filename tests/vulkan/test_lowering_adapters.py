@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.limits import Limits
+from bitgraph.backends.vulkan.lowering import adapters
 from bitgraph.backends.vulkan.lowering.adapters import MEANINGS
 from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.build import GraphBuilder
@@ -243,7 +244,7 @@ FEW_CORES = replace(UNITS, cores=2)
 def test_shared_tiles_planned(graph: Graph) -> None:
     fused, values = Fuse()(graph), drawn(graph)
     names = kernels_of(fused, FEW_CORES)
-    halves = [name for name in names if "+split" in name or "+rest" in name]
+    halves = [name for name in names if "+shared" in name or "+rest" in name]
     assert len(halves) in (2, 4)
     for seed in range(2):
         assert_right(graph, simulate(fused, values, FEW_CORES, seed), values)
@@ -303,6 +304,28 @@ def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
     )
 
 
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("shape", adapters._MATMUL_SHAPES)
+def test_tiles_of_every_height(
+    shape: tuple[int, int, int], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapters, "_MATMUL_SHAPES", (shape,))
+    limits = Limits(shared_memory=32768, invocations=1024)
+    for graph in (forward(37, 1030, (24, 9), 18, dtype="f32"), backward(37, 64, (1030, 9), 18)):
+        fused = Fuse()(graph)
+        assert any(name.startswith("thin_matmul") for name in kernels_of(fused, limits))
+        values = drawn(graph)
+        assert_right(graph, run(fused, values, limits), values)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_long_inner_axis_is_split(run: Run) -> None:
+    graph = backward(1000, 130, (33, 9), 5)
+    fused, values = Fuse()(graph), drawn(graph)
+    assert kernels_of(fused, PLAIN).count("thin_sum+4") == 1
+    assert_right(graph, run(fused, values, PLAIN), values)
+
+
 def test_magnitudes_far_apart() -> None:
     """Cotangents of 1e-30 and of 1e30 side by side, and a row of zeros."""
     graph = backward(40, 128, (64, 32), 4)
@@ -344,9 +367,9 @@ VARIANTS = [
             "ternary_matmul_t_cm",
             "ternary_matmul_t_cm+low+added",
         )
-        for half in ("+split", "+rest")
+        for half in ("+shared", "+rest")
     ),
-    "ternary_matmul_t_cm+low+split+3",
+    "ternary_matmul_t_cm+low+shared+3",
     "ternary_matmul_t_cm+low+rest+3",
     *(f"{name}{members}" for name in MEANINGS for members in ("", "+3")),
     *(f"ternary_matvec{dot}{low}+rotated" for dot in ("", "_dot") for low in ("", "+low")),

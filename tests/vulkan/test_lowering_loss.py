@@ -1,20 +1,24 @@
 """The cross-entropy and its gradient on Vulkan against NumPy: planned, split, and on a device."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.limits import Limits
+from bitgraph.backends.vulkan.lowering import training_loss
 from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.build import GraphBuilder
-from bitgraph.graph.ir import Role
+from bitgraph.graph.ir import Graph, Role
 from bitgraph.graph.ops import OPS
-from bitgraph.graph.ops.draws import constant, operand
+from bitgraph.graph.ops.draws import constant, normal, operand
 from bitgraph.graph.ops.record import Case, OpDef
+from bitgraph.graph.tensors import HostValue
+from bitgraph.graph.types import tensor
 from bitgraph.passes.fuse.fuse import Fuse
 from op_cases import assert_close, fixed_cases, one_op_graph
-from vulkan_cases import RUNS, Run, device_limits, run_on_device, values_of
+from vulkan_cases import RUNS, Run, assert_heads, device_limits, run_on_device, values_of
 
 LOSS, GRAD = OPS["linear_cross_entropy"], OPS["linear_cross_entropy_grad"]
 TABLE_GRAD = OPS["linear_cross_entropy_table_grad"]
@@ -147,3 +151,126 @@ def test_matrix_units(
     assert any(d.kernel.endswith("_cm") for d in make_plan(graph, limits).schedule.dispatches)
     tolerance = TOLERANCE if op is LOSS else UNITS_TOLERANCE
     assert_right(op, case_of(op, *sizes), run, limits, tolerance)
+
+
+def step(rows: int, width: int, vocabulary: int, dtype: str, value: float = 1.0) -> Graph:
+    """A loss as a sum over labelled rows, and its gradient, as the pass `grad` writes them."""
+    b = GraphBuilder("step")
+    h = b.add_input("h", tensor("f32", rows, width), Role.INPUT)
+    table = b.add_input("table", tensor(dtype, vocabulary, width), Role.WEIGHT)
+    labels = b.add_input("labels", tensor("i32", rows), Role.INPUT)
+    weights = b.add_input("weights", tensor("f32", rows), Role.INPUT)
+    nll, lse = b.ops(LOSS.name, h, table, labels, names=("nll", "lse"))
+    loss = b.op("dot", nll, weights, name="loss")
+    dnll = b.op("mul_scalar", weights, b.op("full_like", loss, value=value))
+    dh = b.op(GRAD.name, dnll, dnll, h, table, labels, lse, name="dh")
+    return b.finish((loss, nll, dh))
+
+
+def step_values(graph: Graph, labels: list[int]) -> dict[str, HostValue]:
+    rng = np.random.default_rng(3)
+    values: dict[str, HostValue] = {
+        item.value.name: normal(rng, item.value.type)
+        for item in graph.inputs
+        if item.value.name != "labels"
+    }
+    rows, width = graph.inputs[0].value.type.shape
+    values["h"] = np.asarray(values["h"]) / np.float32(np.sqrt(width))
+    values["labels"] = np.resize(np.array(labels, np.int32), rows)
+    values["weights"] = np.asarray(values["weights"]) * np.geomspace(1e-9, 1e3, rows, dtype="f4")
+    return values
+
+
+def assert_step_right(
+    graph: Graph, labels: list[int], run: Run, limits: Limits, tolerance: float
+) -> None:
+    fused, values = Fuse()(graph), step_values(graph, labels)
+    assert [node.attributes["pattern"] for node in fused.nodes] == ["loss_and_gradient"]
+    outputs = run(fused, values, limits)
+    for name, want in evaluate(graph, values).items():
+        got = np.asarray(outputs[name])
+        if name == "dh":  # row by row, whose weights are far apart
+            weights = np.asarray(values["weights"])[:, None]
+            assert_close(got / weights, np.asarray(want) / weights, tolerance, FLOOR)
+        else:
+            assert_close(got, want, TOLERANCE, FLOOR)
+
+
+STEPS = [
+    ((130, 12, 1030, "f16"), [-1, 3, 1029, -1, -7, 128, 127]),
+    ((300, 33, 700, "f32"), [5, -1, 699]),
+    ((70, 7, 301, "f16"), [300, 0, 299]),
+    ((4, 8, 9, "f32"), [-1]),
+    ((300, 64, 3200, "f16"), [3199, 1]),
+    ((600, 4, 200, "f16"), [-1] * 590 + [1] * 10),
+]
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("is_whole", [False, True], ids=["chunks", "whole"])
+@pytest.mark.parametrize(("sizes", "labels"), STEPS, ids=["-".join(map(str, s)) for s, _ in STEPS])
+def test_a_step_computes_its_logits_once(
+    sizes: tuple[int, int, int, str],
+    labels: list[int],
+    is_whole: bool,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not is_whole:
+        monkeypatch.setattr(training_loss, "_KEPT", 4 * 128 * sizes[2])
+    graph = step(*sizes)
+    kernels = [d.kernel for d in make_plan(Fuse()(graph), LARGE).schedule.dispatches]
+    assert not any(name.startswith("logits_grad") for name in kernels)
+    chunks = sum(name.startswith("cross_entropy_f") for name in kernels)
+    assert chunks == (1 if is_whole else math.ceil(sizes[0] / 128))
+    assert_step_right(graph, labels, run, LARGE, TOLERANCE)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    ("sizes", "labels"),
+    [
+        ((300, 64, 4096, "f16"), [-1, 5, 4095, 1024, -1, 1023]),
+        ((3, 32, 96, "f16"), [95, -1, 0]),
+        ((300, 160, 2080, "f16"), [2079, 1]),
+        ((520, 256, 8192, "f16"), [8191]),
+    ],
+    ids=str,
+)
+def test_a_step_on_matrix_units(
+    sizes: tuple[int, int, int, str],
+    labels: list[int],
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if run is run_on_device and not UNITS.features <= device_limits().features:
+        pytest.skip("needs a device with cooperative matrices of f16")
+    monkeypatch.setattr(training_loss, "_KEPT", 4 * 128 * sizes[2])
+    graph = step(*sizes)
+    kernels = [d.kernel for d in make_plan(Fuse()(graph), UNITS).schedule.dispatches]
+    assert kernels.count("cross_entropy_cm+kept") == math.ceil(sizes[0] / 128)
+    assert_step_right(graph, labels, run, UNITS, UNITS_TOLERANCE)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("why", ["another cotangent", "a table that cannot be bound"])
+def test_a_step_whose_logits_are_computed_twice(why: str, run: Run) -> None:
+    is_cut = why.startswith("a table")
+    graph = step(40, 64, 2048, "f16", value=1.0 if is_cut else 0.5)
+    limits = replace(LARGE, max_range=1 << 17) if is_cut else LARGE
+    kernels = [d.kernel for d in make_plan(Fuse()(graph), limits).schedule.dispatches]
+    assert any(name.startswith("logits_grad") for name in kernels)
+    assert_step_right(graph, [-1, 5, 2047], run, limits, TOLERANCE)
+
+
+@pytest.mark.parametrize("target", ["vulkan1.2", "vulkan1.3"])
+def test_kernels_are_what_their_heads_say(target: str) -> None:
+    """Those for matrix units too, which no CPU device runs."""
+    kinds = ("f16", "f32", "cm")
+    names = [
+        f"{name}_{kind}" for name in ("cross_entropy", "logits_grad", "rows_grad") for kind in kinds
+    ]
+    options = [f"cross_entropy_{kind}+kept" for kind in kinds]
+    options += [f"rows_grad_{kind}+split" for kind in kinds]
+    others = ["softmax_grad", "softmax_grad+halves", "listed_sums", "listed_sums+scaled"]
+    assert_heads([*names, *options, *others, "labelled_rows", "labelled_rows+chunked"], target)

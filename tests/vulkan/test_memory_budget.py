@@ -60,8 +60,8 @@ def test_what_is_predicted_is_what_is_planned(model: str, limits: Limits, share:
     assert any(map(is_recomputed, step.nodes)) == (share < 1)
     predicted = predicted_bytes(step, needs) - inputs
     assert predicted <= share * whole
-    plan = make_plan(step, limits)
-    assert predicted == pytest.approx(plan.lower_bound, rel=0.005)
+    plan = make_plan(Fuse(only=("loss_and_gradient",))(step), limits)
+    assert plan.lower_bound <= predicted <= 1.015 * plan.lower_bound
     assert predicted == pytest.approx(plan.arena_bytes, rel=0.03)
     fused = make_plan(Fuse()(step), limits)
     print(f"fused: {predicted / fused.arena_bytes:.4f}")

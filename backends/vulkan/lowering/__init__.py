@@ -20,6 +20,7 @@ from . import (
     rope,
     sampling,
     ternary_gradients,
+    training_loss,
 )
 from .calls import Lowering, Meaning, Rule
 
@@ -37,6 +38,7 @@ _FAMILIES = (
     attention,
     embedding,
     loss,
+    training_loss,
     optimizer,
     sampling,
     fused,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ....graph.ir import Node, Value
 from ....graph.ops.fused import expanded
 from ....graph.tensors import HostValue
-from ....graph.types import DType
+from ....graph.types import DType, tensor
 from ....passes.fuse.products import Low, Through, low_of, through_products
 from ..limits import Limits
 from ..variants import with_members
@@ -23,8 +23,20 @@ from .ternary_gradients import Backward, ternary_products_t
 from .tiles import WORKGROUP
 
 _TILE = 16
-"""Rows and columns of a tile of thin.glsl."""
-_MATVEC: dict[str, int | float] = {"LANES": WORKGROUP, "WORKGROUP": WORKGROUP}
+"""Lines of the narrow side that a tile of thin.glsl has."""
+_MATMUL_SHAPES = ((8, 4, 256), (4, 4, 512))
+"""Of thin_matmul: EACH, CELLS and threads; high tiles first, which read b less often."""
+_TILES_WANTED = 128
+"""Tiles of thin_matmul that keep a large device busy."""
+_CONTRACT_SHAPE = (8, 32, 256)
+"""The same of thin_contract."""
+_CONTRACT_WIDE, _CONTRACT_STEP = 64, 4
+"""Lines of the wide side of its tiles, and items of the inner axis that a thread reads at once."""
+_PARTS_WANTED = 1024
+"""Tiles of thin_contract, times parts of the inner axis: so many that the last do not matter."""
+_STEPS_WANTED = 4
+"""Steps along the inner axis that make a part worth its second stage."""
+_MATVEC = {"LANES": WORKGROUP, "WORKGROUP": WORKGROUP}
 """A workgroup for each sum of a few rows: there are few of them."""
 
 
@@ -111,12 +123,14 @@ def _thin_matmul(lowering: Lowering, lows: Sequence[Low]) -> None:
     """Narrow products of one factor and one result type."""
     rows, columns = lows[0].result.type.shape
     across = not lows[0].product.attributes["transpose_b"]
+    tiles = math.ceil(columns / _TILE) * len(lows)
     if rows <= FEW_ROWS and not across:
-        kernel, lanes, groups = "thin_matvec", _MATVEC, len(lows) * columns
+        kernel, sizes, groups = "thin_matvec", _MATVEC, len(lows) * columns
     else:
-        kernel, lanes = f"thin_matmul{'+across' * across}", _lanes(lowering)
-        groups = math.ceil(rows / _TILE) * math.ceil(columns / _TILE) * len(lows)
-    constants: dict[str, int | float] = {"ROWS": rows, "COLUMNS": columns, **lanes}
+        kernel = f"thin_matmul{'+across' * across}"
+        sizes = _matmul_sizes(rows, tiles, lowering.limits)
+        groups = math.ceil(rows / sizes["EACH"]) * tiles
+    constants: dict[str, int | float] = {"ROWS": rows, "COLUMNS": columns, **sizes}
     constants["FACTOR"] = lows[0].factor
     operands: dict[str, Value] = {}
     for number, low in enumerate(lows):
@@ -141,28 +155,63 @@ def _weight_gradients(lowering: Lowering, node: Node) -> None:
 
 
 def _thin_contract(lowering: Lowering, nodes: Sequence[Node]) -> None:
-    constants = {"INNER": nodes[0].inputs[0].type.shape[0], **_lanes(lowering)}
+    results = [node.outputs[0] for node in nodes]
+    inner = nodes[0].inputs[0].type.shape[0]
+    sizes = _sizes(*_CONTRACT_SHAPE, lowering.limits)
+    del sizes["EACH"]  # fixed by the kernel
+    tiles = [_contract_tiles(y) for y in results]
+    most = lowering.limits.max_range // max(y.type.nbytes for y in results)
+    parts = min(_contract_parts(sum(tiles), inner // (_CONTRACT_STEP * sizes["LANES"])), most)
+    targets = results
+    if parts > 1:
+        targets = [lowering.scratch(tensor("f32", parts, *y.type.shape)) for y in results]
+    constants = {"INNER": inner, "PARTS": parts, **sizes}
     operands: dict[str, Value] = {}
-    tiles = 0
-    for number, node in enumerate(nodes):
-        named = dict(zip("aby", (*node.inputs, *node.outputs), strict=True))
+    for number, (node, target) in enumerate(zip(nodes, targets, strict=True)):
+        named = dict(zip("aby", (*node.inputs, target), strict=True))
         operands |= {f"{name}{number}": value for name, value in named.items()}
         rows, columns = node.outputs[0].type.shape
         constants |= {f"ROWS{number}": rows, f"COLUMNS{number}": columns}
-        tiles += math.ceil(rows / _TILE) * math.ceil(columns / _TILE)
-    groups = groups_for(tiles, 1, lowering.limits)
+    groups = groups_for(max(tiles) * parts * len(nodes), 1, lowering.limits)
     lowering.call(with_members("thin_contract", len(nodes)), groups, constants, **operands)
+    if parts > 1:
+        _thin_sum(lowering, targets, results)
 
 
-def _lanes(lowering: Lowering) -> dict[str, int | float]:
-    """Threads that share a square of sums: as many as the device has room for."""
-    lanes = next((lanes for lanes in (32, 16) if _fits(lanes, lowering.limits)), 8)
-    return {"LANES": lanes, "WORKGROUP": 16 * lanes}
+def _contract_tiles(y: Value) -> int:
+    """Tiles of thin_contract for a result."""
+    shape = y.type.shape
+    return math.ceil(max(shape) / _CONTRACT_WIDE) * math.ceil(min(shape) / _TILE)
 
 
-def _fits(lanes: int, limits: Limits) -> bool:
-    """Whether thin.glsl's shared sums and threads are within the limits."""
-    return 4 * _TILE**2 * (lanes + 1) <= limits.shared_memory and 16 * lanes <= limits.invocations
+def _contract_parts(tiles: int, steps: int) -> int:
+    """Into how many parts thin_contract splits the inner axis of so many steps."""
+    return max(1, min(math.ceil(_PARTS_WANTED / tiles), steps // _STEPS_WANTED))
+
+
+def _thin_sum(lowering: Lowering, parts: Sequence[Value], results: Sequence[Value]) -> None:
+    """Each result is the sum along the first axis of its parts."""
+    constants = {"PARTS": parts[0].type.shape[0], "WORKGROUP": WORKGROUP}
+    operands: dict[str, Value] = {}
+    for number, (x, y) in enumerate(zip(parts, results, strict=True)):
+        operands |= {f"x{number}": x, f"y{number}": y}
+        constants[f"SIZE{number}"] = y.type.size
+    quads = sum(math.ceil(y.type.size / 4) for y in results)
+    groups = groups_for(quads, WORKGROUP, lowering.limits)
+    lowering.call(with_members("thin_sum", len(results)), groups, constants, **operands)
+
+
+def _matmul_sizes(rows: int, tiles: int, limits: Limits) -> dict[str, int]:
+    """Constants of thin_matmul, for so many tiles of a row: high tiles, if they are enough."""
+    busy = (s for s in _MATMUL_SHAPES if math.ceil(rows / s[0]) * tiles >= _TILES_WANTED)
+    return _sizes(*next(busy, _MATMUL_SHAPES[-1]), limits)
+
+
+def _sizes(each: int, cells: int, threads: int, limits: Limits) -> dict[str, int]:
+    """Constants of thin.glsl, for as many threads as its shared sums leave room for."""
+    while 8 * threads * each + 4 * _TILE > limits.shared_memory or threads > limits.invocations:
+        threads //= 2
+    return {"EACH": each, "LANES": threads // cells, "WORKGROUP": threads}
 
 
 def _thin_matmul_meaning(across: bool) -> Meaning:
@@ -177,9 +226,21 @@ def _thin_matmul_meaning(across: bool) -> Meaning:
 def _thin_contract_meaning(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> None:
+    parts, step = int(constants["PARTS"]), _CONTRACT_STEP * int(constants["LANES"])
+    part = math.ceil(int(constants["INNER"]) / (parts * step)) * step
     for number in range(len(operands) // 3):
         a, b, y = arrays(operands, f"a{number}", f"b{number}", f"y{number}")
-        y[...] = a.T @ b
+        for k, target in enumerate(y.reshape(parts, a.shape[1], b.shape[1])):
+            some = slice(k * part, (k + 1) * part)
+            target[...] = a[some].T @ b[some]
+
+
+def _thin_sum_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
+    for number in range(len(operands) // 2):
+        x, y = arrays(operands, f"x{number}", f"y{number}")
+        y[...] = x.sum(axis=0).reshape(y.shape)
 
 
 RULES: dict[str, Rule] = {
@@ -193,4 +254,5 @@ MEANINGS: dict[str, Meaning] = {
     "thin_matmul": _thin_matmul_meaning(across=False),
     "thin_matmul+across": _thin_matmul_meaning(across=True),
     "thin_contract": _thin_contract_meaning,
+    "thin_sum": _thin_sum_meaning,
 }

@@ -17,50 +17,67 @@ from ..limits import Limits
 from .calls import Lowering, Meaning, Part, Rule, fused_rule, groups_for, row_ranges, rows_of
 from .linear import part_of_inner, row_powers, tiled_product
 from .meanings import arrays
-from .tiles import Tile, plain_tile, units_tile
+from .tiles import TILE_K, Tile, plain_tile, units_tile
 
 _SCRATCH = 64 << 20
 """Bytes of logits that the gradient holds at a time."""
-_UNIT = 128
+UNIT = 128
 """The table is cut at multiples of so many rows, where they fit."""
-_PITCH = 64
+PITCH = 64
 """Numbers for every row are padded to a multiple where there are several of them, to be aligned."""
 _WORKGROUPS_WANTED = 256
-_LARGEST = np.float32(8192)
+_SPLIT_WANTED = 528
+"""Workgroups that fill a large device evenly: twice as many as it runs at once."""
+_SPLIT_INNER = 512
+"""Inner length that makes a part worth its second stage."""
+_UNIT_DEPTH = 32
+"""Values of the inner axis that rows_grad_cm takes at once."""
+LARGEST = np.float32(8192)
 """The largest gradient that logits_grad_cm writes for spread and peak of one size."""
 
 
-_TILES = plain_tile(128, 128, 2, 2), plain_tile(64, 128, 1, 2), plain_tile(64, 64)
-_MOST_TERMS = 2
+PLAIN_TILES = plain_tile(128, 128, 2, 2), plain_tile(64, 128, 1, 2), plain_tile(64, 64)
+MOST_TERMS = 2
 
 
-def _unit_tiles(terms: int) -> tuple[Tile, ...]:
+def unit_tiles(terms: int) -> tuple[Tile, ...]:
     """Tiles for rows of so many terms: two leave no registers for wide parts of a subgroup."""
     width = 64 if terms == 1 else 32
     return units_tile(128, 128, 64, width), units_tile(64, 128, 32, width)
 
 
-def _shared_memory(tile: Tile, terms: int) -> int:
+def shared_memory(tile: Tile, terms: int) -> int:
     """Bytes that the kernels declare at most, those for matrix units if there are terms."""
     if terms:
         return 80 * (terms * tile.rows + tile.columns) + 40 * tile.rows
     return 64 * (tile.rows + tile.columns + 8) + 8 * tile.rows
 
 
-def _tile(limits: Limits, rows: int, columns: int, terms: int) -> Tile:
+def logits_tile(limits: Limits, rows: int, columns: int, terms: int) -> Tile:
     """The largest tile that fits the device and leaves many workgroups something to do."""
-    tiles = _unit_tiles(terms) if terms else _TILES
+    tiles = unit_tiles(terms) if terms else PLAIN_TILES
     for tile in tiles:
         busy = tile.count(rows, columns) >= _WORKGROUPS_WANTED and tile.rows <= rows
-        if busy and _shared_memory(tile, terms) <= limits.shared_memory:
+        if busy and shared_memory(tile, terms) <= limits.shared_memory:
             return tile
     return tiles[-1]
 
 
-def _on_units(limits: Limits, h: Value, table: Value) -> bool:
+def tile_of_parts(
+    limits: Limits, rows: int, inner: int, columns: int, terms: int
+) -> tuple[Tile, int]:
+    """The largest tile that fits, and how many parts of the inner axis keep the device busy."""
+    tiles = unit_tiles(1) if terms else PLAIN_TILES
+    fitting = (t for t in tiles if shared_memory(t, min(terms, 1)) <= limits.shared_memory)
+    tile = next((tile for tile in fitting if tile.rows <= rows), tiles[-1])
+    parts = min(_SPLIT_WANTED // tile.count(rows, columns), inner // _SPLIT_INNER)
+    return tile, max(1, min(parts, limits.max_range // (4 * rows * columns)))
+
+
+def fits_units(limits: Limits, h: Value, table: Value) -> bool:
     """Whether the kernels for matrix units can be used."""
     able = "cooperative_matrix_f16" in limits.features and limits.subgroup == 32
-    needed = max(_shared_memory(tile, _MOST_TERMS) for tile in _unit_tiles(_MOST_TERMS))
+    needed = max(shared_memory(tile, MOST_TERMS) for tile in unit_tiles(MOST_TERMS))
     whole = h.type.shape[1] % 32 == 0 and table.type.shape[0] % 32 == 0
     return able and needed <= limits.shared_memory and whole and table.type.dtype is DType.F16
 
@@ -68,20 +85,20 @@ def _on_units(limits: Limits, h: Value, table: Value) -> bool:
 def _loss(lowering: Lowering, node: Node) -> None:
     h, table, labels = node.inputs
     nll, lse = node.outputs
-    rows, pitch = h.type.shape[0], _pitch(h)
-    on_units = _on_units(lowering.limits, h, table)
+    rows, pitch = h.type.shape[0], pitch_of(h)
+    on_units = fits_units(lowering.limits, h, table)
     # The sums of two products with f16 are as good as one with f32.
-    terms = _MOST_TERMS if on_units else 0
-    tile = _tile(lowering.limits, rows, table.type.shape[0], terms)
+    terms = MOST_TERMS if on_units else 0
+    tile = logits_tile(lowering.limits, rows, table.type.shape[0], terms)
     ranges = _ranges(lowering.limits, table, table.type.shape[0])
     listed, targets = _labelled_rows(lowering, labels, ranges)
     tiles = [math.ceil(columns / tile.columns) for _, columns in ranges]
     partial = lowering.scratch(tensor("f32", sum(tiles), 3, pitch))
-    factors, counted = _factors(lowering, h, listed, terms)
+    factors, counted = listed_factors(lowering, h, listed, terms)
     for k, (begin, columns) in enumerate(ranges):
-        sizes = {**_sizes(h, columns), "TILES": tiles[k], "PITCH": pitch}
+        sizes = {**sizes_of(h, columns), "TILES": tiles[k], "PITCH": pitch}
         lowering.call(
-            _kernel("cross_entropy", table, on_units),
+            loss_kernel("cross_entropy", table, on_units),
             groups_for(tile.count(rows, columns), 1, lowering.limits),
             {**sizes, **tile.constants, **counted},
             table=rows_of(table, begin, columns),
@@ -117,7 +134,7 @@ def _gradients(
     spread, peak, h, table, labels, lse = operands
     rows, width = h.type.shape
     limits = lowering.limits
-    on_units = _on_units(limits, h, table)
+    on_units = fits_units(limits, h, table)
     dtype = "f16" if on_units else "f32"
     row_bytes = rows * (2 if on_units else 4)
     chunks = _ranges(limits, table, min(_SCRATCH, limits.max_range) // row_bytes)
@@ -126,15 +143,15 @@ def _gradients(
         constants = {"COUNT": dh.type.size, "VALUE": 0.0}
         lowering.call("fill", groups_for(dh.type.size, 256, limits), constants, y=dh)
     terms = 1 if on_units else 0
-    factors, counted = _factors(lowering, h, listed, terms)
+    factors, counted = listed_factors(lowering, h, listed, terms)
     scales = {"spread": spread, "peak": peak}
     for k, (begin, columns) in enumerate(chunks):
         part, dz = rows_of(table, begin, columns), lowering.scratch(tensor(dtype, rows, columns))
-        tile = _tile(limits, rows, columns, terms)
+        tile = logits_tile(limits, rows, columns, terms)
         lowering.call(
-            _kernel("logits_grad", table, on_units),
+            loss_kernel("logits_grad", table, on_units),
             groups_for(tile.count(rows, columns), 1, limits),
-            {**_sizes(h, columns), "PITCH": _pitch(h), **tile.constants, **counted},
+            {**sizes_of(h, columns), "PITCH": pitch_of(h), **tile.constants, **counted},
             table=part,
             targets=rows_of(targets, k, 1),
             lse=lse,
@@ -144,7 +161,7 @@ def _gradients(
             **factors,
         )
         if dh is not None:
-            kernel = _kernel("rows_grad", table, on_units)
+            kernel = loss_kernel("rows_grad", table, on_units)
             each: dict[str, Value | Part] = {"dz": dz, "table": part, **listed}
             _add_rows(lowering, kernel, each | (scales if on_units else {}), dh, columns, terms)
         if dtable is not None:
@@ -163,14 +180,14 @@ def _add_rows(
 ) -> None:
     """Add to dh what the gradients of so many columns of the logits give."""
     rows, width = dh.type.shape
-    tile = _tile(lowering.limits, rows, width, terms)
+    tile = logits_tile(lowering.limits, rows, width, terms)
     groups = groups_for(tile.count(rows, width), 1, lowering.limits)
-    constants = {**_sizes(dh, columns), **tile.constants}
+    constants = {**sizes_of(dh, columns), **tile.constants}
     lowering.call(kernel, groups, constants, **factors, dh=dh)
 
 
-def _factors(
-    lowering: Lowering, h: Value, listed: Mapping[str, Value], terms: int
+def listed_factors(
+    lowering: Lowering, h: Value, listed: Mapping[str, Value | Part], terms: int
 ) -> tuple[dict[str, Value], dict[str, int]]:
     """What the logits are made of: h, or its listed rows as sums of so many terms of f16."""
     if not terms:
@@ -189,7 +206,7 @@ def _labelled_rows(
 ) -> tuple[dict[str, Value], Value]:
     """The list of rows that have a label, and for each range of the table its labels' places."""
     count = labels.type.shape[0]
-    pitch = _pitch(labels)
+    pitch = pitch_of(labels)
     sizes = {"ROWS": count, "PARTS": len(ranges), "PART": ranges[0][1], "PITCH": pitch}
     listed = {
         "rows": lowering.scratch(tensor("u32", count)),
@@ -203,24 +220,27 @@ def _labelled_rows(
 def _ranges(limits: Limits, table: Value, most: int) -> list[tuple[int, int]]:
     """Ranges of so many rows of the table at most, or some more if `most` is small."""
     row = table.type.nbytes // table.type.shape[0]
-    most = min(max(most, _UNIT), limits.max_range // row)
-    most = most // _UNIT * _UNIT or most
+    most = min(max(most, UNIT), limits.max_range // row)
+    most = most // UNIT * UNIT or most
     return row_ranges(replace(limits, max_range=most * row), table)
 
 
-def _kernel(name: str, table: Value, on_units: bool) -> str:
+def loss_kernel(name: str, table: Value, on_units: bool) -> str:
+    """The kernel of that name for a table of this type, or the one for matrix units."""
     if on_units:
         return f"{name}_cm"
     return f"{name}_f16" if table.type.dtype is DType.F16 else f"{name}_f32"
 
 
-def _sizes(h: Value, columns: int) -> dict[str, int]:
+def sizes_of(h: Value, columns: int) -> dict[str, int]:
+    """Constants that all kernels with h and so many rows of the table have."""
     rows, width = h.type.shape
     return {"ROWS": rows, "WIDTH": width, "COLUMNS": columns}
 
 
-def _pitch(h: Value) -> int:
-    return math.ceil(h.type.shape[0] / _PITCH) * _PITCH
+def pitch_of(h: Value) -> int:
+    """Numbers for every row where there are several of them."""
+    return math.ceil(h.type.shape[0] / PITCH) * PITCH
 
 
 def _labelled_rows_meaning(
@@ -228,7 +248,10 @@ def _labelled_rows_meaning(
 ) -> None:
     labels, rows, count, targets = arrays(operands, "labels", "rows", "count", "targets")
     found = np.flatnonzero(labels >= 0)
-    rows[: found.size], count[0] = found, found.size
+    rows[: found.size] = found
+    count[..., 0] = found.size
+    if "PLACES" in constants:
+        count[:, 1] = int(constants["PLACES"]) * np.arange(len(count))
     begins = int(constants["PART"]) * np.arange(targets.shape[0])
     targets[:, : labels.size] = labels - begins[:, None]
 
@@ -236,7 +259,7 @@ def _labelled_rows_meaning(
 def _cross_entropy_meaning(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> None:
-    rows, z, targets = _logits(operands)
+    rows, z, targets = _logits(operands, constants)
     (partial,) = arrays(operands, "partial")
     places, tile = np.arange(rows.size), int(constants["TILE_N"])
     for number, begin in enumerate(range(0, z.shape[1], tile)):
@@ -246,7 +269,10 @@ def _cross_entropy_meaning(
         column = targets - begin
         here = (column >= 0) & (column < some.shape[1])
         picked = np.where(here, some[places, np.where(here, column, 0)], 0)
-        partial[number][:, rows] = top, total, picked
+        partial[number][:, places if "z" in operands else rows] = top, total, picked
+    if "z" in operands:
+        (kept,) = arrays(operands, "z")
+        kept[: rows.size] = z
 
 
 def _merge_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
@@ -262,49 +288,69 @@ def _merge_meaning(constants: Mapping[str, int | float], operands: Mapping[str, 
 def _logits_grad_meaning(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> None:
-    rows, z, targets = _logits(operands)
+    rows, z, targets = _logits(operands, constants)
     spread, peak, lse = (x[rows] for x in arrays(operands, "spread", "peak", "lse"))
     gradient = np.exp(z - lse[:, None]) * spread[:, None]
     hits = np.flatnonzero((targets >= 0) & (targets < z.shape[1]))
     gradient[hits, targets[hits]] -= peak[hits]
     (dz,) = arrays(operands, "dz")
-    scale = 1 if dz.dtype == np.float32 else _gradient_scale(operands)
+    scale = 1 if dz.dtype == np.float32 else gradient_scale(operands)
     dz[: rows.size] = gradient / scale
 
 
 def _rows_grad_meaning(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> None:
-    rows = _listed(operands)
+    if "y" in operands:
+        _split_meaning(constants, operands)
+        return
+    rows = listed_rows(operands)
     dz, table, dh = arrays(operands, "dz", "table", "dh")
-    scale = 1 if dz.dtype == np.float32 else _gradient_scale(operands)
+    scale = 1 if dz.dtype == np.float32 else gradient_scale(operands)
     dh[rows] += dz[: rows.size].astype(np.float32) @ table.astype(np.float32) * scale
+
+
+def _split_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    dz, table, y = arrays(operands, "dz", "table", "y")
+    listed = places_of(operands, constants)
+    count = listed.stop - listed.start
+    unit = _UNIT_DEPTH if dz.dtype == np.float16 else TILE_K
+    part = math.ceil(len(table) / (len(y) * unit)) * unit
+    for k, target in enumerate(y):
+        some = slice(k * part, (k + 1) * part)
+        target[:count] = dz[:count, some].astype(np.float32) @ table[some].astype(np.float32)
 
 
 def _table_grad_meaning(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> None:
     dz, h, y = arrays(operands, "dz", "h", "y")
-    rows, step = _listed(operands), part_of_inner(constants)
+    rows, step = listed_rows(operands), part_of_inner(constants)
     for k, target in enumerate(y.reshape(-1, dz.shape[1], h.shape[1])):
         some = rows[k * step : (k + 1) * step]
         target[...] = dz[k * step : k * step + some.size].T @ h[some]
 
 
-def _gradient_scale(operands: Mapping[str, HostValue]) -> Array:
+def gradient_scale(
+    operands: Mapping[str, HostValue], constants: Mapping[str, int | float] | None = None
+) -> Array:
     """What a listed row's gradient is divided by, as a column; see gradient_scale.glsl."""
-    spread, peak = (np.abs(x[_listed(operands)]) for x in arrays(operands, "spread", "peak"))
-    scale: Array = np.maximum(np.maximum(spread, peak), np.float32(1e-30))[:, None] / _LARGEST
+    rows = listed_rows(operands, constants)
+    spread, peak = (np.abs(x[rows]) for x in arrays(operands, "spread", "peak"))
+    scale: Array = np.maximum(np.maximum(spread, peak), np.float32(1e-30))[:, None] / LARGEST
     return scale
 
 
-def _logits(operands: Mapping[str, HostValue]) -> tuple[Array, Array, Array]:
+def _logits(
+    operands: Mapping[str, HostValue], constants: Mapping[str, int | float]
+) -> tuple[Array, Array, Array]:
     """Listed rows, their logits for this part of the table, and the columns of their labels."""
-    rows = _listed(operands)
+    rows = listed_rows(operands, constants)
     h, table, targets = arrays(operands, "h", "table", "targets")
     if "power" in operands:
         (power,) = arrays(operands, "power")
-        listed = h[:, : rows.size].astype(np.float32).sum(axis=0) * power[rows, None]
+        halves = h[:, places_of(operands, constants)].astype(np.float32)
+        listed = halves.sum(axis=0) * power[rows, None]
     else:
         listed = h[rows]
     return rows, listed @ table.astype(np.float32).T, targets.reshape(-1)[rows]
@@ -313,7 +359,7 @@ def _logits(operands: Mapping[str, HostValue]) -> tuple[Array, Array, Array]:
 def _listed_halves_meaning(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> None:
-    rows = _listed(operands)
+    rows = listed_rows(operands)
     h, power, halves = arrays(operands, "h", "power", "halves")
     power[rows] = row_powers(h[rows])
     rest = h[rows] / power[rows, None]
@@ -322,9 +368,21 @@ def _listed_halves_meaning(
         rest = rest - term[: rows.size].astype(np.float32)
 
 
-def _listed(operands: Mapping[str, HostValue]) -> Array:
-    rows, count = arrays(operands, "rows", "count")
-    return rows[: int(count[0])]
+def listed_rows(
+    operands: Mapping[str, HostValue], constants: Mapping[str, int | float] | None = None
+) -> Array:
+    """The rows that a kernel treats: all that are listed, or PLACES of them if it has those."""
+    (rows,) = arrays(operands, "rows")
+    return rows[places_of(operands, constants or {})]
+
+
+def places_of(operands: Mapping[str, HostValue], constants: Mapping[str, int | float]) -> slice:
+    """The places of these rows in the list."""
+    (count,) = arrays(operands, "count")
+    if "PLACES" not in constants:
+        return slice(0, int(count[0]))
+    first = int(count[1])
+    return slice(first, max(first, min(int(count[0]), first + int(constants["PLACES"]))))
 
 
 def _for_all(name: str, meaning: Meaning) -> dict[str, Meaning]:

@@ -132,7 +132,7 @@ def call_shared(
         return
     sizes |= {"WHOLE": share.whole, "PARTS": share.parts, "UNITS": share.units}
     parts = lowering.scratch(tensor("f32", share.units, share.tile.rows, share.tile.columns))
-    lowering.call(f"{kernel}+split{members}", groups, sizes, **operands, parts=parts)
+    lowering.call(f"{kernel}+shared{members}", groups, sizes, **operands, parts=parts)
     groups = groups_for(share.rest * share.tile.strips, 1, lowering.limits)
     lowering.call(f"{kernel}+rest{members}", groups, sizes, **operands, sums=parts)
 
