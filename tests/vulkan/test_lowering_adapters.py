@@ -266,7 +266,7 @@ VARIANTS = [
             "ternary_matmul_cm",
             "ternary_matmul_f32",
             "ternary_matvec",
-            "ternary_matvec_dot",
+            "ternary_matvec+dot",
             "ternary_matmul_t",
             "ternary_matmul_t_cm",
             "ternary_matmul_t_cm+3",
@@ -274,7 +274,7 @@ VARIANTS = [
         for options in ("", "+low", "+added", "+low+added")
     ),
     *(f"{name}{members}" for name in MEANINGS for members in ("", "+3")),
-    *(f"ternary_matvec{dot}{low}+rotated" for dot in ("", "_dot") for low in ("", "+low")),
+    *(f"ternary_matvec{dot}{low}+rotated" for dot in ("", "+dot") for low in ("", "+low")),
     "ternary_matmul_cm+rotated",
     "ternary_matmul_cm+low+rotated",
     "thin_matmul+power+2",

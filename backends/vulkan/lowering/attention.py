@@ -18,9 +18,12 @@ _FEW_ROWS = 8
 """Queries up to which their keys are split over workgroups: those of sequences decoded together."""
 _SPAN = 64
 """Keys of one of those workgroups."""
+_ONE_SPAN = 256
+"""Keys up to which a larger workgroup takes all of them, which saves the stage that merges."""
 _MOST_SHARED = 5
-"""Query heads that one of those workgroups works on."""
+"""Query heads that one of the smaller workgroups works on."""
 _SPLIT_THREADS = 128
+_ONE_SPAN_THREADS = 512
 _HIDDEN = -1e30
 """Log of the sum over no keys, as attention_split writes it."""
 
@@ -42,15 +45,19 @@ def _attention_by_spans(lowering: Lowering, node: Node) -> None:
     q, k, v, first, last = node.inputs
     out, lse = node.outputs
     rows, heads, width = q.type.shape
-    shared = heads // k.type.shape[1]
-    share = max(n for n in range(1, _MOST_SHARED + 1) if shared % n == 0)
-    spans = -(-k.type.shape[0] // _SPAN)
+    keys, kv_heads, _ = k.type.shape
+    share = max(n for n in range(1, _MOST_SHARED + 1) if heads // kv_heads % n == 0)
+    threads, span = _SPLIT_THREADS, min(_SPAN, keys)
+    if keys <= _ONE_SPAN:
+        threads, span, share = min(_ONE_SPAN_THREADS, lowering.limits.invocations), keys, 1
+    spans = -(-keys // span)
     constants = {
         **_sizes(node),
         "SPANS": spans,
-        "SPAN": min(_SPAN, k.type.shape[0]),
+        "SPAN": span,
         "SHARE": share,
-        "LANES": _SPLIT_THREADS >> (share - 1).bit_length(),
+        "LANES": threads >> (share - 1).bit_length(),
+        "THREADS": threads,
     }
     parts = out, lse
     if spans > 1:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ....graph.ir import Node, Value
-from ....graph.ops.fused import FUSED, expanded
+from ....graph.ops.fused import FUSED
 from ....graph.tensors import HostValue
 from ....graph.types import GraphError, TensorType
+from ....passes.fuse.fuse import Fuse
+from ....passes.fuse.view import View
 from ..kernels import kernel
 from ..limits import Limits
 from ..schedule import Access
@@ -85,9 +87,15 @@ class Lowering:
         else:
             raise GraphError(f"there is no kernel for the op {node.op}")
 
-    def lower_apart(self, node: Node) -> None:
-        """Add the calls of the nodes that a fused one stands for: where no kernel does it all."""
-        for part in expanded(node):
+    def lower_apart(self, node: Node, patterns: tuple[str, ...] = ()) -> None:
+        """Add the calls of the nodes that a fused one stands for: where no kernel does it all.
+
+        Args:
+            node: of the op `fused`.
+            patterns: names of those by which its nodes may become fewer again.
+        """
+        body = View.inside(node).graph
+        for part in (Fuse(only=patterns)(body) if patterns else body).nodes:
             self.lower(part)
 
     def call(

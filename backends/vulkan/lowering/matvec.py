@@ -1,0 +1,215 @@
+"""Products of few rows with ternary weights: several of the same x in one dispatch, and around them.
+
+Rules that know what belongs together give `ternary_matvec` its members; what the kernel does for
+them is in its head (shaders/ternary_matvec.comp).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....graph.ir import Value
+from ....graph.ops import op_def
+from ....graph.tensors import GROUP, Array, HostValue, Quantized
+from ....passes.fuse.projections import FEW_ROWS
+from ..layout import assign
+from ..limits import Limits
+from ..variants import with_members
+from .calls import Lowering, Meaning, Rule, groups_for
+from .meanings import arrays
+
+_STRIP = 64
+"""Weights that a thread reads at once."""
+_MOST_LOADS = 7
+"""Strips of a column that a thread has in flight at most, if lanes suffice."""
+_WORKGROUP = 128
+_NORMING = 256
+"""Threads of a workgroup that has a norm to take first: fewer and larger ones."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of several products of the same x.
+
+    Attributes:
+        w: its weights.
+        y: its result, or the cache that gets its rows.
+        low, b: factors of an adapter's part, low [rows, rank] times b^T.
+        turns: whether its heads are rotated.
+        keeps: whether y is a cache.
+    """
+
+    w: Value
+    y: Value
+    low: Value | None = None
+    b: Value | None = None
+    turns: bool = False
+    keeps: bool = False
+
+
+@dataclass(frozen=True)
+class Around:
+    """What the members of a dispatch have in common.
+
+    Attributes:
+        norm, eps: the weight of the norm that is taken of x and quantized first.
+        added: a residual, for one member alone.
+        table: angles for those that turn.
+        slots: rows of the caches.
+        gate: the activation of the first of two members, which the second is multiplied by.
+    """
+
+    norm: Value | None = None
+    eps: float = 0.0
+    added: Value | None = None
+    table: Value | None = None
+    slots: Value | None = None
+    gate: str = ""
+
+
+def is_matvec(x: Value) -> bool:
+    """Whether a product with x is one of few rows that the kernel takes."""
+    rows, inner = x.type.shape
+    return rows <= FEW_ROWS and inner % GROUP == 0 and inner * 128 < 1 << 24
+
+
+def norm_fits(x: Value, limits: Limits) -> bool:
+    """Whether shared memory has room for the codes of x, and for sums over a workgroup."""
+    return x.type.size + 16 * _norming(limits) <= limits.shared_memory
+
+
+def most_members(around: Around, has_low: bool, limits: Limits) -> int:
+    """How many members one dispatch can bind."""
+    shared = (around.norm, around.added, around.table, around.slots)
+    common = 1 + sum(value is not None for value in shared)
+    return (limits.bindings - common) // (4 if has_low else 2)
+
+
+def ternary_matvec(lowering: Lowering, x: Value, members: Sequence[Member], around: Around) -> None:
+    """Call the kernel: y = x w^T for all members, and what is around them.
+
+    Either all members have an adapter's part, of one rank, or none has. A member that keeps writes
+    into its y, which must hold the cache's old rows.
+    """
+    rows, inner = x.type.shape
+    limits = lowering.limits
+    sizes = _lanes(inner, around, limits)
+    constants: dict[str, int | float] = {"ROWS": rows, "INNER": inner, **sizes}
+    operands = {"x": x}
+    for number, member in enumerate(members):
+        named = {"w": member.w, "low": member.low, "b": member.b}
+        if not around.gate or number == 0:
+            named["y"] = member.y
+        operands |= {f"{name}{number}": v for name, v in named.items() if v is not None}
+        constants[f"COLUMNS{number}"] = columns = member.w.type.shape[0]
+        if around.table is not None:
+            constants[f"TURNS{number}"] = int(member.turns)
+        if around.slots is not None:
+            constants[f"PLACES{number}"] = member.y.type.size // columns
+            constants[f"KEEPS{number}"] = int(member.keeps)
+        if member.low is not None:
+            constants["RANK"] = member.low.type.shape[1]
+    named = {"norm": around.norm, "added": around.added, "table": around.table}
+    named["slots"] = around.slots
+    operands |= {name: value for name, value in named.items() if value is not None}
+    if around.norm is not None:
+        constants["EPS"] = around.eps
+    if around.table is not None:
+        constants["WIDTH"] = around.table.type.shape[1]
+    if around.gate:
+        constants["SILU"] = int(around.gate == "silu")
+    groups = _groups(members, around, sizes["WORKGROUP"] // sizes["LANES"])
+    kernel = with_members(f"ternary_matvec{_options(members, around, limits)}", len(members))
+    lowering.call(kernel, groups_for(groups, 1, limits), constants, **operands)
+
+
+def _options(members: Sequence[Member], around: Around, limits: Limits) -> str:
+    given = {
+        "+dot": "integer_dot_product" in limits.features,
+        "+shuffled": _shuffles(limits),
+        "+normed": around.norm is not None,
+        "+low": members[0].low is not None,
+        "+added": around.added is not None,
+        "+gated": bool(around.gate),
+        "+rotated": around.table is not None,
+        "+kept": around.slots is not None,
+    }
+    return "".join(option for option, wanted in given.items() if wanted)
+
+
+def _shuffles(limits: Limits) -> bool:
+    return {"subgroup_shuffle", "full_subgroups"} <= limits.features
+
+
+def _norming(limits: Limits) -> int:
+    return min(_NORMING, limits.invocations, 32 * limits.subgroup)
+
+
+def _lanes(inner: int, around: Around, limits: Limits) -> dict[str, int]:
+    """Threads that share sums, and those of a workgroup: few loads each, all of them in flight."""
+    strips, most = inner // _STRIP, limits.subgroup if _shuffles(limits) else 32
+    lanes = 2
+    while lanes < most and math.ceil(strips / lanes) > _MOST_LOADS:
+        lanes *= 2
+    workgroup = _WORKGROUP if around.norm is None else _norming(limits)
+    sizes = {"LANES": lanes, "WORKGROUP": workgroup}
+    return {**sizes, "SUBGROUP_SIZE": limits.subgroup} if _shuffles(limits) else sizes
+
+
+def _groups(members: Sequence[Member], around: Around, items: int) -> int:
+    """Workgroups: each member's items begin with one."""
+    if around.gate:
+        return math.ceil(members[0].w.type.shape[0] / items)
+    pairs = (math.ceil(member.w.type.shape[0] / 2) for member in members)
+    return sum(math.ceil(pair / items) for pair in pairs)
+
+
+def _evaluate(op: str, *operands: HostValue, **attrs: object) -> Array:
+    result = op_def(op).eval(*operands, **attrs)
+    assert isinstance(result, np.ndarray)
+    return result
+
+
+def _meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    x = operands["x"]
+    if "norm" in operands:
+        normed = _evaluate("rms_norm", x, operands["norm"], eps=float(constants["EPS"]))
+        codes = op_def("quantize").eval(normed)
+        assert isinstance(codes, Quantized)
+        x = codes
+    results = [_product(x, number, operands) for number in range(_count(operands))]
+    if "SILU" in constants:
+        active = _evaluate("silu" if constants["SILU"] else "squared_relu", results[0])
+        results = [active * results[1]]
+    for number, y in enumerate(results):
+        for added in arrays(operands, *operands.keys() & {"added"}):
+            y = y + added
+        if constants.get(f"TURNS{number}"):
+            (table,) = arrays(operands, "table")
+            heads = y.reshape(len(y), -1, table.shape[1])
+            y = _evaluate("rope", heads, table, inverse=False).reshape(y.shape)
+        target = operands[f"y{number}"]
+        if constants.get(f"KEEPS{number}"):
+            cache, slots = arrays(operands, f"y{number}", "slots")
+            inside = (slots >= 0) & (slots < len(cache))
+            cache[slots[inside]] = y[inside]
+        else:
+            assign(target, y)
+
+
+def _count(operands: Mapping[str, HostValue]) -> int:
+    return sum(name.startswith("w") for name in operands)
+
+
+def _product(x: HostValue, number: int, operands: Mapping[str, HostValue]) -> Array:
+    y = _evaluate("ternary_matmul", x, operands[f"w{number}"])
+    if f"low{number}" in operands:
+        low, b = arrays(operands, f"low{number}", f"b{number}")
+        y = y + low @ b.T
+    return y
+
+
+RULES: dict[str, Rule] = {}
+MEANINGS: dict[str, Meaning] = {"ternary_matvec": _meaning}
