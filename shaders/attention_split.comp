@@ -1,7 +1,6 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
-#extension GL_KHR_shader_subgroup_arithmetic : require
 // attention_split: attention of few queries over spans of keys apart: for span s of SPAN keys,
 // o = softmax(SCALE q k^T) v over those of its keys that lie in first[n] .. last[n], and lse, the
 // log of the sum of the exponentials; zeros and -1e30 where the span has no such key. One workgroup
@@ -25,9 +24,9 @@ layout(constant_id = 5) const float SCALE = 1.0;
 layout(constant_id = 6) const uint SPANS = 1;
 layout(constant_id = 7) const uint SPAN = 1;
 layout(constant_id = 8) const uint SHARE = 1;
-layout(constant_id = 9) const uint LANES = 128;  // invocations for one head: THREADS / SHARE or less
-layout(constant_id = 10) const uint THREADS = 128;
-layout(local_size_x_id = 10) in;
+layout(constant_id = 9) const uint LANES = 128;  // invocations for one head: 128 / SHARE or less
+const uint THREADS = 128;
+layout(local_size_x = 128) in;
 layout(binding = 0, std430) readonly buffer Q { float q[]; };
 layout(binding = 3, std430) readonly buffer First { int first[]; };
 layout(binding = 4, std430) readonly buffer Last { int last[]; };
@@ -45,17 +44,13 @@ const uint ROUNDS = (SPAN + ABREAST - 1) / ABREAST;
 const uint COLUMNS = (WIDTH4 + PARTS - 1) / PARTS;
 const uint SLOTS = THREADS / WIDTH4;  // keys whose values are mixed at a time
 const uint STEPS = (SPAN + SLOTS - 1) / SLOTS;
-const uint AHEAD = STEPS < 8 ? STEPS : 8;  // steps whose values are asked for with the keys
 const float HIDDEN = -1e30;
 
 shared vec4 queries[SHARE * WIDTH4];
 shared float dots[SHARE * ROUNDS * THREADS];
 shared float scores[SHARE * STEPS * SLOTS];
 shared float numbers[THREADS];
-shared float totals[SHARE];
 shared vec4 vectors[THREADS];
-
-vec4 values[AHEAD];
 
 uint thread = gl_LocalInvocationIndex;
 uint span = gl_WorkGroupID.x;
@@ -75,26 +70,11 @@ void load_queries() {
   barrier();
 }
 
-// What is past the last key is read as the last, so that no load waits.
-vec4 value_at(uint low, uint count, uint step) {
-  const uint key = min(step * SLOTS + thread / WIDTH4, count - 1);
-  return load_v((low + key) * KV_HEADS + kv_head, 4 * (thread % WIDTH4));
-}
-
-void load_values(uint low, uint count) {
-  [[unroll]] for (uint step = 0; step < AHEAD; step++) {
-    values[step] = value_at(low, count, step);
-  }
-}
-
 // Scores of `count` keys from `low`, of which there is at least one: ABREAST keys at a time, each by
-// PARTS invocations.
+// PARTS invocations. What is past the last key is read as the last, so that no load waits.
 void score(uint low, uint count) {
   const uint part = thread % PARTS;
   [[unroll]] for (uint round = 0; round < ROUNDS; round++) {
-    if (round * ABREAST >= count) {
-      break;
-    }
     const uint key = low + min(round * ABREAST + thread / PARTS, count - 1);
     float sums[SHARE];
     [[unroll]] for (uint h = 0; h < SHARE; h++) {
@@ -122,26 +102,8 @@ void score(uint low, uint count) {
   barrier();
 }
 
-// The largest number, or the sum, over the workgroup.
-float reduce_all(float x, bool largest) {
-  const float mine = largest ? subgroupMax(x) : subgroupAdd(x);
-  if (subgroupElect()) {
-    numbers[gl_SubgroupID] = mine;
-  }
-  barrier();
-  float result = numbers[0];
-  for (uint i = 1; i < gl_NumSubgroups; i++) {
-    result = largest ? max(result, numbers[i]) : result + numbers[i];
-  }
-  barrier();
-  return result;
-}
-
-// The same over the invocations of a head; LANES is a power of two.
+// The largest number, or the sum, over the invocations of a head; LANES is a power of two.
 float reduce(float x, bool largest) {
-  if (SHARE == 1) {
-    return reduce_all(x, largest);
-  }
   numbers[thread] = x;
   barrier();
   for (uint reach = LANES / 2; reach > 0; reach /= 2) {
@@ -156,7 +118,7 @@ float reduce(float x, bool largest) {
   return result;
 }
 
-// Turns scores into probabilities times `totals`, zero past the last key, and writes lse.
+// Turns scores into probabilities, zero past the last key, and writes lse.
 void normalize(uint count) {
   const uint h = thread / LANES, lane = thread % LANES;
   const uint at = h * STEPS * SLOTS;
@@ -176,28 +138,30 @@ void normalize(uint count) {
     }
   }
   total = reduce(total, false);
-  if (has_head && lane == 0) {
-    totals[h] = total;
-    lse[(row * SPANS + span) * HEADS + head + h] = top + log(total);
+  if (has_head) {
+    for (uint i = lane; i < count; i += LANES) {
+      scores[at + i] /= total;
+    }
+    if (lane == 0) {
+      lse[(row * SPANS + span) * HEADS + head + h] = top + log(total);
+    }
   }
   barrier();
 }
 
 // Sums values weighted by probabilities: SLOTS keys at a time, each by WIDTH4 invocations.
 void mix(uint low, uint count) {
-  const uint slot = thread / WIDTH4;
+  const uint slot = thread / WIDTH4, column = thread % WIDTH4;
   vec4 sums[SHARE];
   [[unroll]] for (uint h = 0; h < SHARE; h++) {
     sums[h] = vec4(0);
   }
   if (slot < SLOTS) {
     [[unroll]] for (uint step = 0; step < STEPS; step++) {
-      if (step * SLOTS >= count) {
-        break;
-      }
-      const vec4 x = step < AHEAD ? values[step] : value_at(low, count, step);
+      const uint key = step * SLOTS + slot;
+      const vec4 x = load_v((low + min(key, count - 1)) * KV_HEADS + kv_head, 4 * column);
       [[unroll]] for (uint h = 0; h < SHARE; h++) {
-        sums[h] += scores[h * STEPS * SLOTS + step * SLOTS + slot] * x;
+        sums[h] += scores[h * STEPS * SLOTS + key] * x;
       }
     }
   }
@@ -209,7 +173,7 @@ void mix(uint low, uint count) {
       for (uint s = 0; s < SLOTS; s++) {
         sum += vectors[s * WIDTH4 + i / 4][i % 4];
       }
-      o[((row * SPANS + span) * HEADS + head + h) * WIDTH + i] = sum / totals[h];
+      o[((row * SPANS + span) * HEADS + head + h) * WIDTH + i] = sum;
     }
     barrier();
   }
@@ -232,7 +196,6 @@ void main() {
     return;
   }
   const uint count = uint(high) - low + 1;
-  load_values(low, count);
   load_queries();
   score(low, count);
   normalize(count);

@@ -1,6 +1,6 @@
-// The same as codes.glsl of a plain x, whose norm every workgroup takes and quantizes for itself, as
-// ops rms_norm and quantize do; the codes are kept in shared memory. The includer has WORKGROUP and
-// EPS besides, and GL_KHR_shader_subgroup_arithmetic.
+// The same as codes.glsl of a plain x of one row, whose norm every workgroup takes and quantizes for
+// itself, as ops rms_norm and quantize do: `ask_for_x`, then `prepare_x`. The codes are kept in shared
+// memory. The includer has WORKGROUP and EPS besides, and GL_KHR_shader_subgroup_arithmetic.
 
 #extension GL_EXT_control_flow_attributes : require
 #include "absmax.glsl"
@@ -13,58 +13,69 @@ const uint CHUNKS = (WORDS + WORKGROUP - 1) / WORKGROUP;
 layout(binding = 0, std430) readonly buffer X4 { vec4 x4[]; };
 layout(binding = 1, std430) readonly buffer Norm4 { vec4 norm4[]; };
 
-shared ivec4 x_quads[ROWS * INNER / 16];  // those of a k side by side, strip by strip
-shared float x_scales[ROWS];
+shared ivec4 x_quads[INNER / 16];  // those of a k side by side, strip by strip
+shared int subgroup_totals[WORKGROUP];
+float x_scale;
+int x_total = 0;  // of the codes
+float x_inverse_rms;
+vec4 x_kept[CHUNKS], norm_kept[CHUNKS];
 
-void put_word(uint row, uint word, uint codes) {
+uint word_of_chunk(uint c) {
+  return c * WORKGROUP + gl_LocalInvocationIndex;
+}
+
+void ask_for_x() {
+  [[unroll]] for (uint c = 0; c < CHUNKS; c++) {
+    const uint i = min(word_of_chunk(c), WORDS - 1);
+    x_kept[c] = x4[i];
+    norm_kept[c] = norm4[i];
+  }
+}
+
+void put_word(uint word, int codes) {
   const uint quad = word / 4 % 8, strip = word / 32 * 2 + quad % 2, k = quad / 2;
-  x_quads[(row * 4 + k) * STRIPS + strip][word % 4] = int(codes);
+  x_quads[k * STRIPS + strip][word % 4] = codes;
 }
 
 void prepare_x() {
-  for (uint row = 0; row < ROWS; row++) {
-    vec4 kept[CHUNKS], weights[CHUNKS];
-    precise float squares = 0;
-    [[unroll]] for (uint c = 0; c < CHUNKS; c++) {
-      const uint i = c * WORKGROUP + gl_LocalInvocationIndex;
-      if (i < WORDS) {
-        kept[c] = x4[row * WORDS + i];
-        weights[c] = norm4[i];
-      }
-    }
-    [[unroll]] for (uint c = 0; c < CHUNKS; c++) {
-      if (c * WORKGROUP + gl_LocalInvocationIndex < WORDS) {
-        squares += dot(kept[c], kept[c]);
-      }
-    }
-    precise const float mean = workgroup_sum(squares) / INNER;
-    precise const float r = inversesqrt(mean + EPS);
-    uint top = floatBitsToUint(1e-5);
-    [[unroll]] for (uint c = 0; c < CHUNKS; c++) {
-      if (c * WORKGROUP + gl_LocalInvocationIndex < WORDS) {
-        precise const vec4 normed = kept[c] * r * weights[c];
-        kept[c] = normed;
-        top = max(top, largest(normed));
-      }
-    }
-    const float scale = scale_for(uintBitsToFloat(workgroup_max(top)));
-    [[unroll]] for (uint c = 0; c < CHUNKS; c++) {
-      const uint i = c * WORKGROUP + gl_LocalInvocationIndex;
-      if (i < WORDS) {
-        put_word(row, i, pack_codes(kept[c] * scale));
-      }
-    }
-    if (gl_LocalInvocationIndex == 0) {
-      x_scales[row] = scale;
+  precise float squares = 0;
+  [[unroll]] for (uint c = 0; c < CHUNKS; c++) {
+    if (word_of_chunk(c) < WORDS) {
+      squares += dot(x_kept[c], x_kept[c]);
     }
   }
+  precise const float mean = workgroup_sum(squares) / INNER;
+  precise const float r = inversesqrt(mean + EPS);
+  uint top = floatBitsToUint(1e-5);
+  [[unroll]] for (uint c = 0; c < CHUNKS; c++) {
+    precise const vec4 normed = x_kept[c] * r * norm_kept[c];
+    x_kept[c] = normed;
+    top = max(top, largest(normed));
+  }
+  x_inverse_rms = r;
+  x_scale = scale_for(uintBitsToFloat(workgroup_max(top)));
+  int total = 0;
+  [[unroll]] for (uint c = 0; c < CHUNKS; c++) {
+    if (word_of_chunk(c) < WORDS) {
+      const int codes = int(pack_codes(x_kept[c] * x_scale));
+      put_word(word_of_chunk(c), codes);
+      total += dot4(0x01010101, codes);
+    }
+  }
+  total = subgroupAdd(total);
+  if (subgroupElect()) {
+    subgroup_totals[gl_SubgroupID] = total;
+  }
   barrier();
+  for (uint i = 0; i < gl_NumSubgroups; i++) {
+    x_total += subgroup_totals[i];
+  }
 }
 
 ivec4 quad_of_x(uint row, uint strip, uint k) {
-  return x_quads[(row * 4 + k) * STRIPS + strip];
+  return x_quads[k * STRIPS + strip];
 }
 
 float scale_of_x(uint row) {
-  return x_scales[row];
+  return x_scale;
 }

@@ -13,8 +13,8 @@ from bitgraph.graph.build import GraphBuilder
 from bitgraph.graph.ir import Alias, Graph, Role, Value
 from bitgraph.graph.ops.draws import normal
 from bitgraph.graph.tensors import HostValue
-from bitgraph.graph.types import tensor
-from bitgraph.models.bitnet.forward import decode_graph
+from bitgraph.graph.types import DType, tensor
+from bitgraph.models.bitnet.forward import FREQUENCIES, decode_graph
 from bitgraph.models.bitnet.presets import PRESETS
 from bitgraph.passes.fuse.fuse import Fuse
 from bitgraph.passes.manager import PassManager
@@ -35,14 +35,21 @@ HEAD = 16
 class Layer:
     """Builds one part of a layer, for as many rows as slots."""
 
-    def __init__(self, slots: tuple[int, ...], inner: int, ranks: tuple[int, ...]) -> None:
-        self.b = GraphBuilder("part")
+    def __init__(
+        self,
+        slots: tuple[int, ...],
+        inner: int,
+        ranks: tuple[int, ...],
+        builder: GraphBuilder | None = None,
+        x: Value | None = None,
+    ) -> None:
+        self.b = builder or GraphBuilder("part")
         self.slots, self.inner, self.ranks = slots, inner, ranks
         self.aliases: list[Alias] = []
-        self.x = self.given("x", "f32", len(slots), inner)
-        norm = self.given("norm", "f32", inner)
-        self.normed = self.b.op("rms_norm", self.x, norm, eps=1e-5, name="normed")
-        self.codes = self.b.op("quantize", self.normed, name="codes")
+        self.x = x or self.given("x", "f32", len(slots), inner)
+        norm = self.given("norm" if x is None else "next_norm", "f32", inner)
+        self.normed = self.b.op("rms_norm", self.x, norm, eps=1e-5)
+        self.codes = self.b.op("quantize", self.normed)
 
     def given(self, name: str, dtype: str, *shape: int, role: Role = Role.INPUT) -> Value:
         return self.b.add_input(name, tensor(dtype, *shape), role)
@@ -196,27 +203,96 @@ def test_slots_outside_a_cache_are_skipped() -> None:
         assert_close(run(fused, values)["keys.new"], evaluate(graph, inside)["keys.new"], SUMMED)
 
 
-def test_a_decoded_token_has_few_stages() -> None:
-    """A layer has five, with adapters on all projections nine: each of the four has one more."""
-    stages = {}
+# Whole tokens
+
+
+def token(layers: int, rank: int, inner: int = 384, context: int = 40) -> Graph:
+    """A decoded token of a small model, with adapters on all projections unless the rank is 0."""
+    config = replace(
+        PRESETS["2b-4t"],
+        hidden_size=256,
+        intermediate_size=inner,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_hidden_layers=layers,
+        vocab_size=60,
+    )
+    pipeline = f"lora{{rank={rank}}},dce" if rank else "dce"
+    return PassManager(parse_pipeline(pipeline)).run(decode_graph(config, context))
+
+
+def token_values(graph: Graph) -> dict[str, HostValue]:
+    """Random weights, greedy, at the sixth position."""
+    values = drawn(graph, ())
+    for item in graph.inputs:
+        name, type = item.value.name, item.value.type
+        if type.dtype is not DType.T2 and (type.dtype is not DType.F32 or not type.shape):
+            values[name] = np.zeros(type.shape, type.dtype.numpy)
+    table = values["embed_tokens.weight"]
+    values["embed_tokens.weight"] = normal(np.random.default_rng(1), tensor("f16", *table.shape))
+    values["position"] = np.array([5], np.int32)
+    values[FREQUENCIES] = np.geomspace(1, 1e-3, 64, dtype=np.float32)
+    return values
+
+
+@pytest.mark.parametrize("features", [frozenset(), DOT | LANES], ids=["plain", "more"])
+@pytest.mark.parametrize("rank", [0, 3, 16])
+def test_a_token(rank: int, features: frozenset[str]) -> None:
+    graph = token(2, rank)
+    fused, values = Fuse()(graph), token_values(graph)
+    limits = replace(device_limits(), features=features & device_limits().features)
+    want = evaluate(graph, values)
+    kept = [name for name in want if ".cache.new" in name]
+    assert len(kept) == 4
+    for run in (simulate, run_on_device):
+        got = run(fused, values, limits)
+        for name in kept:
+            assert_close(got[name], want[name], 1e-4)
+        np.testing.assert_array_equal(got["next"], want["next"])
+
+
+def test_narrow_products_are_added_up_where_their_x_is_made() -> None:
+    """All but those of the first layer's x, which a lookup makes."""
+    limits = replace(KNOWN_LIMITS["h100"], shared_memory=49152)
+    kernels = [call.kernel for call in lower_calls(Fuse()(token(2, 16)), limits).calls]
+    assert sum(name.startswith("thin_") for name in kernels) == 1
+    assert sum("+ahead" in name for name in kernels) == sum("+parts" in name for name in kernels)
+    assert sum("+parts" in name for name in kernels) == 7
+
+
+def test_narrow_products_of_several_kinds_are_a_stage_of_their_own() -> None:
+    """One y from an x that a product makes; its adapters have two ranks."""
+    part = Layer((0,), 128, (4, 8))
+    made = part.b.op("add", part.x, part.project(0, 128))
+    rest = Layer((0,), 128, (4, 8), part.b, made)
+    graph = part.b.finish((rest.project(1, 20), rest.project(2, 30), made))
+    kernels = [call.kernel for call in lower_calls(Fuse()(graph), Limits()).calls]
+    assert not any("ahead" in name for name in kernels)
+    for run in (simulate, run_on_device):
+        assert_right(graph, (), run(Fuse()(graph), drawn(graph, ())))
+
+
+@pytest.mark.parametrize("rank", [0, 16])
+def test_a_decoded_token_has_few_stages(rank: int) -> None:
+    """A layer has five, with adapters on all projections too."""
+    stages = []
     for layers in (1, 3):
-        for pipeline in ("dce,fuse", "lora{rank=16},dce,fuse"):
-            config = replace(PRESETS["2b-4t"], num_hidden_layers=layers)
-            graph = PassManager(parse_pipeline(pipeline)).run(decode_graph(config, 128))
-            commands = make_plan(graph, KNOWN_LIMITS["h100"]).schedule.commands
-            stages[layers, pipeline] = sum(isinstance(c, Barrier) for c in commands)
-    assert stages[3, "dce,fuse"] - stages[1, "dce,fuse"] == 2 * 5
-    adapted = "lora{rank=16},dce,fuse"
-    assert stages[3, adapted] - stages[1, adapted] == 2 * 9
+        config = replace(PRESETS["2b-4t"], num_hidden_layers=layers)
+        pipeline = f"lora{{rank={rank}}},dce,fuse" if rank else "dce,fuse"
+        graph = PassManager(parse_pipeline(pipeline)).run(decode_graph(config, 128))
+        commands = make_plan(graph, KNOWN_LIMITS["h100"]).schedule.commands
+        stages.append(sum(isinstance(command, Barrier) for command in commands))
+    assert stages[1] - stages[0] == 2 * 5
 
 
 OPTIONS = ("", "+dot", "+shuffled", "+normed", "+low", "+added", "+low+added", "+low+rotated")
 MORE = ("+gated+2", "+kept", "+rotated+kept+3", "+dot+shuffled+normed+low+rotated+kept+3")
+AHEAD = ("+normed+low+parts+rotated+kept+3", "+dot+shuffled+normed+low+parts+added+ahead3")
 
 
 @pytest.mark.parametrize("target", ["vulkan1.2", "vulkan1.3"])
 def test_kernels_are_what_their_heads_say(target: str) -> None:
-    adapted = ("thin_matvec+normed", "thin_matvec+normed+3")
-    gated = ("+dot+shuffled+normed+low+gated+2",)
-    assert_heads([f"ternary_matvec{some}" for some in (*OPTIONS, *MORE, *gated)], target)
+    adapted = ("thin_matvec+normed", "thin_matvec+normed+3", "attention_few+ahead1")
+    gated = ("+dot+shuffled+normed+low+gated+2", "+normed+low+parts+gated+2+ahead1")
+    assert_heads([f"ternary_matvec{some}" for some in (*OPTIONS, *MORE, *AHEAD, *gated)], target)
     assert_heads(adapted, target)

@@ -11,6 +11,7 @@ from ....graph.tensors import Array, HostValue
 from ....graph.types import GraphError, tensor
 from ....passes.fuse.patterns import ATTENTION_GRAD_ROPE
 from ..limits import Limits
+from .ahead import with_parts
 from .calls import Lowering, Meaning, Rule, fused_rule, groups_for
 from .meanings import arrays, of_op
 
@@ -18,12 +19,13 @@ _FEW_ROWS = 8
 """Queries up to which their keys are split over workgroups: those of sequences decoded together."""
 _SPAN = 64
 """Keys of one of those workgroups."""
-_ONE_SPAN = 256
-"""Keys up to which a larger workgroup takes all of them, which saves the stage that merges."""
+_FEW_KEYS = 256
+"""Keys up to which one workgroup takes all of them, which saves the stage that merges."""
 _MOST_SHARED = 5
-"""Query heads that one of the smaller workgroups works on."""
+"""Query heads that one of those workgroups works on."""
 _SPLIT_THREADS = 128
-_ONE_SPAN_THREADS = 512
+_FEW_KEYS_SUBGROUPS = 16
+"""Subgroups of that workgroup."""
 _HIDDEN = -1e30
 """Log of the sum over no keys, as attention_split writes it."""
 
@@ -31,6 +33,9 @@ _HIDDEN = -1e30
 def _attention(lowering: Lowering, node: Node) -> None:
     q, k, v, first, last = node.inputs
     out, lse = node.outputs
+    if _is_small(lowering, q, k):
+        _attention_of_few(lowering, node)
+        return
     if q.type.shape[0] <= _FEW_ROWS:
         _attention_by_spans(lowering, node)
         return
@@ -41,23 +46,43 @@ def _attention(lowering: Lowering, node: Node) -> None:
     lowering.call("attention", groups, constants, **operands, o=out, lse=lse)
 
 
+def _is_small(lowering: Lowering, q: Value, k: Value) -> bool:
+    """Whether attention_few can do it: in subgroups of a known size that shuffle."""
+    limits = lowering.limits
+    able = limits.features >= {"subgroup_shuffle", "full_subgroups"} and limits.subgroup >= 4
+    rows, _, width = q.type.shape
+    few = rows <= _FEW_ROWS and k.type.shape[0] <= _FEW_KEYS
+    return able and few and width % 4 == 0 and width <= 4 * _threads_of_few(limits)
+
+
+def _threads_of_few(limits: Limits) -> int:
+    return min(_FEW_KEYS_SUBGROUPS * limits.subgroup, limits.invocations)
+
+
+def _attention_of_few(lowering: Lowering, node: Node) -> None:
+    q, k, v, first, last = node.inputs
+    out, lse = node.outputs
+    rows, heads, _ = q.type.shape
+    limits = lowering.limits
+    constants = {**_sizes(node), "SUBGROUP_SIZE": limits.subgroup}
+    constants["WORKGROUP"] = _threads_of_few(limits)
+    operands = {"q": q, "k": k, "v": v, "first": first, "last": last, "o": out, "lse": lse}
+    lowering.call("attention_few", (heads, rows, 1), constants, **operands)
+
+
 def _attention_by_spans(lowering: Lowering, node: Node) -> None:
     q, k, v, first, last = node.inputs
     out, lse = node.outputs
     rows, heads, width = q.type.shape
-    keys, kv_heads, _ = k.type.shape
-    share = max(n for n in range(1, _MOST_SHARED + 1) if heads // kv_heads % n == 0)
-    threads, span = _SPLIT_THREADS, min(_SPAN, keys)
-    if keys <= _ONE_SPAN:
-        threads, span, share = min(_ONE_SPAN_THREADS, lowering.limits.invocations), keys, 1
-    spans = -(-keys // span)
+    shared = heads // k.type.shape[1]
+    share = max(n for n in range(1, _MOST_SHARED + 1) if shared % n == 0)
+    spans = -(-k.type.shape[0] // _SPAN)
     constants = {
         **_sizes(node),
         "SPANS": spans,
-        "SPAN": span,
+        "SPAN": min(_SPAN, k.type.shape[0]),
         "SHARE": share,
-        "LANES": threads >> (share - 1).bit_length(),
-        "THREADS": threads,
+        "LANES": _SPLIT_THREADS >> (share - 1).bit_length(),
     }
     parts = out, lse
     if spans > 1:
@@ -224,6 +249,7 @@ RULES: dict[str, Rule] = {
 }
 MEANINGS: dict[str, Meaning] = {
     **dict([of_op("attention", "attention")]),
+    "attention_few": with_parts(of_op("attention", "attention_few")[1], "o"),
     "attention_split": _split_meaning,
     "attention_merge": _merge_meaning,
     "attention_dq": _dq_meaning,

@@ -116,6 +116,28 @@ class Lowering:
         Raises:
             GraphError: constants, operands or their sizes do not fit the kernel.
         """
+        self.calls.append(self._make(name, groups, constants, operands, self.label))
+
+    def replace(
+        self,
+        position: int,
+        name: str,
+        groups: tuple[int, int, int],
+        constants: Mapping[str, int | float],
+        **operands: Value | Part,
+    ) -> None:
+        """Put another call in the place of one; the arguments are those of `call`."""
+        label = self.calls[position].label
+        self.calls[position] = self._make(name, groups, constants, operands, label)
+
+    def _make(
+        self,
+        name: str,
+        groups: tuple[int, int, int],
+        constants: Mapping[str, int | float],
+        operands: Mapping[str, Value | Part],
+        label: str,
+    ) -> Call:
         record = kernel(name)
         if set(constants) != set(record.constants):
             raise GraphError(f"{name} has the constants {record.constants}, got {set(constants)}")
@@ -131,7 +153,7 @@ class Lowering:
         if any(not 0 < count <= self.limits.max_groups for count in groups):
             raise GraphError(f"{name}: {groups} workgroups are more than the device can start")
         ordered = tuple(sorted(constants.items()))
-        self.calls.append(Call(name, ordered, tuple(bound), groups, self.label))
+        return Call(name, ordered, tuple(bound), groups, label)
 
     def scratch(self, type: TensorType) -> Value:
         """A value that the graph does not have, for calls of the present node."""

@@ -1,4 +1,4 @@
-"""Products of few rows with ternary weights: several of the same x in one dispatch, and around them.
+"""Products of few rows with ternary weights: several of the same x in one dispatch.
 
 Rules that know what belongs together give `ternary_matvec` its members; what the kernel does for
 them is in its head (shaders/ternary_matvec.comp).
@@ -17,6 +17,7 @@ from ....passes.fuse.projections import FEW_ROWS
 from ..layout import assign
 from ..limits import Limits
 from ..variants import with_members
+from .ahead import Parts, with_parts
 from .calls import Lowering, Meaning, Rule, groups_for
 from .meanings import arrays
 
@@ -24,6 +25,8 @@ _STRIP = 64
 """Weights that a thread reads at once."""
 _MOST_LOADS = 7
 """Strips of a column that a thread has in flight at most, if lanes suffice."""
+_GROUPS_WANTED = 80
+"""Workgroups that keep a large device busy."""
 _WORKGROUP = 128
 _NORMING = 256
 """Threads of a workgroup that has a norm to take first: fewer and larger ones."""
@@ -36,7 +39,8 @@ class Member:
     Attributes:
         w: its weights.
         y: its result, or the cache that gets its rows.
-        low, b: factors of an adapter's part, low [rows, rank] times b^T.
+        low, b: factors of an adapter's part, low [rows, rank] times b^T; `low` may stand for
+            what is in the `parts` around it.
         turns: whether its heads are rotated.
         keeps: whether y is a cache.
     """
@@ -59,6 +63,7 @@ class Around:
         table: angles for those that turn.
         slots: rows of the caches.
         gate: the activation of the first of two members, which the second is multiplied by.
+        parts: what was added up ahead of the members' `low`, which then are not read.
     """
 
     norm: Value | None = None
@@ -67,6 +72,7 @@ class Around:
     table: Value | None = None
     slots: Value | None = None
     gate: str = ""
+    parts: Parts | None = None
 
 
 def is_matvec(x: Value) -> bool:
@@ -95,11 +101,14 @@ def ternary_matvec(lowering: Lowering, x: Value, members: Sequence[Member], arou
     """
     rows, inner = x.type.shape
     limits = lowering.limits
-    sizes = _lanes(inner, around, limits)
+    columns = sum(member.w.type.shape[0] for member in members)
+    sizes = _lanes(inner, columns, around, limits)
     constants: dict[str, int | float] = {"ROWS": rows, "INNER": inner, **sizes}
     operands = {"x": x}
     for number, member in enumerate(members):
-        named = {"w": member.w, "low": member.low, "b": member.b}
+        named = {"w": member.w, "b": member.b}
+        if around.parts is None:
+            named["low"] = member.low
         if not around.gate or number == 0:
             named["y"] = member.y
         operands |= {f"{name}{number}": v for name, v in named.items() if v is not None}
@@ -111,9 +120,15 @@ def ternary_matvec(lowering: Lowering, x: Value, members: Sequence[Member], arou
             constants[f"KEEPS{number}"] = int(member.keeps)
         if member.low is not None:
             constants["RANK"] = member.low.type.shape[1]
+            if around.parts is not None:
+                constants[f"FIRST{number}"] = around.parts.first[member.low.name]
     named = {"norm": around.norm, "added": around.added, "table": around.table}
     named["slots"] = around.slots
     operands |= {name: value for name, value in named.items() if value is not None}
+    if around.parts is not None:
+        operands["parts"] = around.parts.value
+        count, stack = around.parts.value.type.shape
+        constants |= {"PART_COUNT": count, "PART_STACK": stack, "FACTOR": around.parts.factor}
     if around.norm is not None:
         constants["EPS"] = around.eps
     if around.table is not None:
@@ -131,6 +146,7 @@ def _options(members: Sequence[Member], around: Around, limits: Limits) -> str:
         "+shuffled": _shuffles(limits),
         "+normed": around.norm is not None,
         "+low": members[0].low is not None,
+        "+parts": around.parts is not None,
         "+added": around.added is not None,
         "+gated": bool(around.gate),
         "+rotated": around.table is not None,
@@ -147,13 +163,15 @@ def _norming(limits: Limits) -> int:
     return min(_NORMING, limits.invocations, 32 * limits.subgroup)
 
 
-def _lanes(inner: int, around: Around, limits: Limits) -> dict[str, int]:
+def _lanes(inner: int, columns: int, around: Around, limits: Limits) -> dict[str, int]:
     """Threads that share sums, and those of a workgroup: few loads each, all of them in flight."""
     strips, most = inner // _STRIP, limits.subgroup if _shuffles(limits) else 32
-    lanes = 2
-    while lanes < most and math.ceil(strips / lanes) > _MOST_LOADS:
-        lanes *= 2
     workgroup = _WORKGROUP if around.norm is None else _norming(limits)
+    lanes = 2
+    while lanes < min(most, strips) and (
+        math.ceil(strips / lanes) > _MOST_LOADS or columns * lanes < 2 * _GROUPS_WANTED * workgroup
+    ):
+        lanes *= 2
     sizes = {"LANES": lanes, "WORKGROUP": workgroup}
     return {**sizes, "SUBGROUP_SIZE": limits.subgroup} if _shuffles(limits) else sizes
 
@@ -179,7 +197,14 @@ def _meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostVa
         codes = op_def("quantize").eval(normed)
         assert isinstance(codes, Quantized)
         x = codes
-    results = [_product(x, number, operands) for number in range(_count(operands))]
+    lows = _lows(constants, operands)
+    results = []
+    for number in range(sum(name[0] == "w" and name[1:].isdigit() for name in operands)):
+        y = _evaluate("ternary_matmul", x, operands[f"w{number}"])
+        if number in lows:
+            (b,) = arrays(operands, f"b{number}")
+            y = y + lows[number] @ b.T
+        results.append(y)
     if "SILU" in constants:
         active = _evaluate("silu" if constants["SILU"] else "squared_relu", results[0])
         results = [active * results[1]]
@@ -199,17 +224,20 @@ def _meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostVa
             assign(target, y)
 
 
-def _count(operands: Mapping[str, HostValue]) -> int:
-    return sum(name.startswith("w") for name in operands)
-
-
-def _product(x: HostValue, number: int, operands: Mapping[str, HostValue]) -> Array:
-    y = _evaluate("ternary_matmul", x, operands[f"w{number}"])
-    if f"low{number}" in operands:
-        low, b = arrays(operands, f"low{number}", f"b{number}")
-        y = y + low @ b.T
-    return y
+def _lows(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> dict[int, Array]:
+    """The adapters' narrow products by member, those that are parts still to be added up too."""
+    numbers = [int(name[1:]) for name in operands if name[0] == "b" and name[1:].isdigit()]
+    if "parts" not in operands:
+        return {number: arrays(operands, f"low{number}")[0] for number in numbers}
+    x, parts = arrays(operands, "x", "parts")
+    inverse_rms = 1 / np.sqrt(np.mean(x * x) + np.float32(constants["EPS"]))
+    sums = parts.sum(axis=0) * (np.float32(constants["FACTOR"]) * inverse_rms)
+    rank = int(constants["RANK"])
+    first = {number: int(constants[f"FIRST{number}"]) for number in numbers}
+    return {number: sums[None, first[number] : first[number] + rank] for number in numbers}
 
 
 RULES: dict[str, Rule] = {}
-MEANINGS: dict[str, Meaning] = {"ternary_matvec": _meaning}
+MEANINGS: dict[str, Meaning] = {"ternary_matvec": with_parts(_meaning, "y0")}

@@ -6,6 +6,7 @@ from ....graph.ir import Node, Value
 from ....passes.fuse.projections import Branch, Projected, Projections, projected
 from ....passes.fuse.view import View
 from .adapters import thin_products
+from .ahead import parts_ahead
 from .calls import Lowering, Meaning, Rule, fused_rule
 from .copies import start_from
 from .matvec import Around, Member, is_matvec, most_members, norm_fits, ternary_matvec
@@ -27,7 +28,10 @@ def _projections(lowering: Lowering, node: Node) -> None:
         norm, _ = group.norm
         x, weight = norm.inputs
         around = replace(around, norm=weight, eps=norm.attributes["eps"])
-        thin_products(lowering, group.lows, norm)
+        parts = parts_ahead(lowering, group.lows, norm) if group.lows else None
+        if parts is None:
+            thin_products(lowering, group.lows, norm)
+        around = replace(around, parts=parts)
     if group.gate is not None:
         active, gated = group.gate.nodes
         members = [_member(b, gated.outputs[0]) for b in (group.gate.gate, group.gate.up)]
@@ -76,7 +80,11 @@ def _with_operands(branches: list[Branch], around: Around) -> Around:
     tables = (branch.rope.inputs[1] for branch in branches if branch.rope is not None)
     slots = (branch.kept.inputs[2] for branch in branches if branch.kept is not None)
     return replace(
-        around, added=branches[0].added, table=next(tables, None), slots=next(slots, None)
+        around,
+        added=branches[0].added,
+        table=next(tables, None),
+        slots=next(slots, None),
+        parts=around.parts if branches[0].rank else None,
     )
 
 
