@@ -133,7 +133,8 @@ layout(local_size_x_id = 3) in;
 // numbers below 2^24, so floats hold them exactly.
 
 const uint EACH = (STRIPS + LANES - 1) / LANES;
-const uint BATCH = EACH < 8 ? EACH : 8;
+const uint MOST = ROWS > 2 ? 2 : 8;
+const uint BATCH = EACH < MOST ? EACH : MOST;
 const uint ITEMS = WORKGROUP / LANES;
 const int ONES = 0x01010101;
 

@@ -1,9 +1,9 @@
-"""Narrow products ahead of their stage: the kernel that makes x adds up its part of ``norm(x) A^T``.
+"""Narrow products ahead of their stage: what makes x adds up its part of ``norm(x) A^T``.
 
-An adapter's narrow product needs all of x, so it would be a stage of its own between the kernel that
-makes x and the product that it is added to. But it is a sum over the columns of x, and the norm's
-factor 1 / rms can be multiplied to it in the end. So the workgroups that make x each add up a part,
-of the columns that they make, and those that read it add up the parts (shaders/ahead.glsl).
+An adapter's narrow product needs all of x, so it would be a stage of its own between the kernel
+that makes x and the product that it is added to. But it is a sum over the columns of x, and the
+norm's factor 1 / rms can be multiplied to it in the end. So the workgroups that make x each add up
+a part, of the columns that they make, and those that read it add up the parts (shaders/ahead.glsl).
 """
 
 import math
