@@ -154,20 +154,33 @@ const uint TERMS = 1;
 #endif
 const uint LOW_COLUMNS = TERMS * RANK;
 const uint SLICES = WORKGROUP / LOW_COLUMNS;
+const uint OF_SLICE = (PART_COUNT + SLICES - 1) / SLICES;
+const uint SOME = OF_SLICE < 16 ? OF_SLICE : 16;
 layout(binding = AT_parts, std430) readonly buffer Parts { float parts[]; };
 shared float slices[WORKGROUP];
 shared vec4 lows[TERMS * RANK4];
+float part_kept[SOME];
 
-// Add up the parts of the narrow products, those from the column `first` on of the first term, and
-// `second` of the second, in SLICES at a time.
+// Every SLICES-th part of this thread's column: SOME of them, from `begin` on. The columns of the first
+// term begin at `first`, of the second at `second`.
+void ask_for_parts(uint first, uint second, uint begin) {
+  const uint column = gl_LocalInvocationIndex % LOW_COLUMNS;
+  const uint at = column < RANK ? first + column : second + column - RANK;
+  [[unroll]] for (uint i = 0; i < SOME; i++) {
+    part_kept[i] = parts[min(begin + i * SLICES, PART_COUNT - 1) * PART_STACK + at];
+  }
+}
+
+// Add up the parts of the narrow products, of which the first are there.
 void add_parts(uint first, uint second) {
-  const uint thread = gl_LocalInvocationIndex;
-  const uint column = thread % LOW_COLUMNS, slice = thread / LOW_COLUMNS;
+  const uint thread = gl_LocalInvocationIndex, slice = thread / LOW_COLUMNS;
   float sum = 0;
-  if (slice < SLICES) {
-    const uint at = column < RANK ? first + column : second + column - RANK;
-    for (uint part = slice; part < PART_COUNT; part += SLICES) {
-      sum += parts[part * PART_STACK + at];
+  for (uint begin = slice; begin < PART_COUNT; begin += SOME * SLICES) {
+    if (begin > slice) {
+      ask_for_parts(first, second, begin);
+    }
+    [[unroll]] for (uint i = 0; i < SOME; i++) {
+      sum += begin + i * SLICES < PART_COUNT ? part_kept[i] : 0.0;
     }
   }
   slices[thread] = sum;
@@ -452,8 +465,13 @@ void ask_for_low(uint member, uvec2 columns) {
 void main() {
   uint member = MEMBERS, item = shared_item();
   bool turns = false;
+  uint first = 0, second = 0;  // columns of the parts
 #ifdef GATED
   member = 0;
+#ifdef PARTS
+  first = FIRST0;
+  second = FIRST1;
+#endif
 #else
   // Each member's items begin with a workgroup.
   uint begin = 0;
@@ -464,6 +482,9 @@ void main() {
     item -= begin * ITEMS;
 #ifdef ROTATED
     turns = TURNS@;
+#endif
+#ifdef PARTS
+    first = FIRST@;
 #endif
   }
   begin += groups@;
@@ -476,6 +497,10 @@ void main() {
 #ifdef NORMED
   ask_for_x();
 #endif
+#ifdef PARTS
+  const uint slice = gl_LocalInvocationIndex / LOW_COLUMNS;
+  ask_for_parts(first, second, slice);
+#endif
   ask_for_w(member, columns, lane());
 #ifdef LOW
   ask_for_low(member, columns);
@@ -485,23 +510,15 @@ void main() {
   ask_for_a(group() * MADE);
 #endif
 #ifdef PARTS
-#ifdef GATED
-  add_parts(FIRST0, FIRST1);
-#else
-#pragma each
-  if (member == @) {
-    add_parts(FIRST@, 0);
-  }
-#pragma end
-#endif
+  add_parts(first, second);
 #endif
 #ifdef NORMED
   prepare_x();
 #endif
   add_strips(lane());
-  for (uint first = lane() + BATCH * LANES; first < STRIPS; first += BATCH * LANES) {
-    ask_for_w(member, columns, first);
-    add_strips(first);
+  for (uint strip = lane() + BATCH * LANES; strip < STRIPS; strip += BATCH * LANES) {
+    ask_for_w(member, columns, strip);
+    add_strips(strip);
   }
 #ifdef LOW
   add_low();

@@ -5,7 +5,7 @@ Few rows are no work; what takes time is that one kernel waits for another. So a
 - the ternary products of the same codes, each with what its adapter adds, a residual, a rotation,
   and the write into a key-value cache;
 - for two of them ``act(x W0) * (x W1)``;
-- for one row, the norm whose codes these are, and the narrow products of its adapters.
+- the norm whose codes these are, and the narrow products of its adapters.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -116,7 +116,7 @@ def projected(view: View, codes: Value, products: Iterable[Node]) -> Projected:
     branches = tuple(_branch(view, product) for product in products)
     gate = _gate(view, branches)
     quantize = view.producers.get(codes.name)
-    if quantize is None or codes.type.shape[0] > 1 or len(view.users[codes.name]) > len(branches):
+    if quantize is None or len(view.users[codes.name]) > len(branches):
         return Projected(None, (), branches, gate)
     norm = view.producers.get(quantize.inputs[0].name)
     if norm is None or norm.op != "rms_norm" or codes.name in view.returned:

@@ -17,6 +17,7 @@ from ....graph.tensors import HostValue
 from ....graph.types import tensor
 from ....passes.fuse.products import Low
 from ..kernels import kernel
+from ..limits import Limits
 from ..schedule import Access
 from ..variants import base_of
 from .calls import Call, Lowering, Meaning
@@ -24,8 +25,6 @@ from .meanings import arrays
 
 _MAKERS = frozenset({"ternary_matvec", "attention_few"})
 """Kernels that can do it for the row that they make."""
-_MOST_ROWS = 64
-"""Rows of all A, which take shared memory."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,14 @@ def parts_ahead(lowering: Lowering, lows: Sequence[Low], norm: Node) -> Parts | 
     call = lowering.calls[position]
     record = kernel(call.kernel)
     ranks = [low.result.type.shape[1] for low in lows]
-    few = sum(ranks) <= _MOST_ROWS and (len(lows) == 1 or base_of(call.kernel) == "ternary_matvec")
-    bindings = len(record.parameters) + len(lows) + 2
-    if not early or not few or "AHEAD_RANK" in record.constants or _is_several(call):
-        return None
-    if bindings > lowering.limits.bindings:
+    able = len(lows) == 1 or base_of(call.kernel) == "ternary_matvec"
+    taken = "AHEAD_RANK" in record.constants or _is_several(call)
+    if (
+        not early
+        or not able
+        or taken
+        or not _has_room(call, sum(ranks), len(lows), lowering.limits)
+    ):
         return None
     groups = math.prod(call.groups)
     parts = lowering.scratch(tensor("f32", groups, sum(ranks)))
@@ -81,6 +83,27 @@ def parts_ahead(lowering: Lowering, lows: Sequence[Low], norm: Node) -> Parts | 
     begins = np.cumsum([0, *ranks])[:-1].tolist()
     first = {low.result.name: begin for low, begin in zip(lows, begins, strict=True)}
     return Parts(parts, first, lows[0].factor)
+
+
+def shared_bytes(base: str, constants: Mapping[str, int | float]) -> int:
+    """Shared memory of a maker that does nothing ahead, at most."""
+    threads = int(constants["WORKGROUP"])
+    if base == "attention_few":
+        return 24 * threads + 8 * int(constants["KEYS"])
+    return int(constants["INNER"]) + 36 * threads
+
+
+def _has_room(call: Call, stack: int, products: int, limits: Limits) -> bool:
+    """Whether a call can bind more and has room for `stack` sums of what a workgroup makes."""
+    constants, base = dict(call.constants), base_of(call.kernel)
+    if base == "attention_few":
+        made = int(constants["WIDTH"])
+    else:
+        items = int(constants["WORKGROUP"]) // int(constants["LANES"])
+        made = items if "SILU" in constants else 2 * items
+    room = shared_bytes(base, constants) + made * (stack + 4)
+    bindings = len(call.operands) + products + 2
+    return room <= limits.shared_memory and bindings <= limits.bindings and made % 4 == 0
 
 
 def _maker(lowering: Lowering, x: Value) -> int | None:

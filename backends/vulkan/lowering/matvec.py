@@ -17,7 +17,7 @@ from ....passes.fuse.projections import FEW_ROWS
 from ..layout import assign
 from ..limits import Limits
 from ..variants import with_members
-from .ahead import Parts, with_parts
+from .ahead import Parts, shared_bytes, with_parts
 from .calls import Lowering, Meaning, Rule, groups_for
 from .meanings import arrays
 
@@ -26,9 +26,9 @@ _STRIP = 64
 _MOST_LOADS = 7
 """Strips of a column that a thread has in flight at most, if lanes suffice."""
 _GROUPS_WANTED = 80
-"""Workgroups that keep a large device busy."""
+"""Workgroups for each row that keep a large device busy."""
 _WORKGROUP = 128
-_NORMING = 256
+_NORMING, _GATING = 256, 512
 """Threads of a workgroup that has a norm to take first: fewer and larger ones."""
 
 
@@ -83,7 +83,8 @@ def is_matvec(x: Value) -> bool:
 
 def norm_fits(x: Value, limits: Limits) -> bool:
     """Whether shared memory has room for the codes of x, and for sums over a workgroup."""
-    return x.type.size + 16 * _norming(limits) <= limits.shared_memory
+    constants = {"INNER": x.type.size, "WORKGROUP": _threads(limits, _GATING)}
+    return shared_bytes("ternary_matvec", constants) <= limits.shared_memory
 
 
 def most_members(around: Around, has_low: bool, limits: Limits) -> int:
@@ -102,7 +103,7 @@ def ternary_matvec(lowering: Lowering, x: Value, members: Sequence[Member], arou
     rows, inner = x.type.shape
     limits = lowering.limits
     columns = sum(member.w.type.shape[0] for member in members)
-    sizes = _lanes(inner, columns, around, limits)
+    sizes = _lanes(rows, inner, columns, around, limits)
     constants: dict[str, int | float] = {"ROWS": rows, "INNER": inner, **sizes}
     operands = {"x": x}
     for number, member in enumerate(members):
@@ -159,17 +160,21 @@ def _shuffles(limits: Limits) -> bool:
     return {"subgroup_shuffle", "full_subgroups"} <= limits.features
 
 
-def _norming(limits: Limits) -> int:
-    return min(_NORMING, limits.invocations, 32 * limits.subgroup)
+def _threads(limits: Limits, wanted: int) -> int:
+    room = limits.shared_memory // 64
+    return min(wanted, limits.invocations, 32 * limits.subgroup, 1 << room.bit_length() - 1)
 
 
-def _lanes(inner: int, columns: int, around: Around, limits: Limits) -> dict[str, int]:
+def _lanes(rows: int, inner: int, columns: int, around: Around, limits: Limits) -> dict[str, int]:
     """Threads that share sums, and those of a workgroup: few loads each, all of them in flight."""
     strips, most = inner // _STRIP, limits.subgroup if _shuffles(limits) else 32
-    workgroup = _WORKGROUP if around.norm is None else _norming(limits)
+    wanted = _GROUPS_WANTED * rows
+    workgroup = _WORKGROUP
+    if around.norm is not None:
+        workgroup = _threads(limits, _GATING if around.gate else _NORMING)
     lanes = 2
     while lanes < min(most, strips) and (
-        math.ceil(strips / lanes) > _MOST_LOADS or columns * lanes < 2 * _GROUPS_WANTED * workgroup
+        math.ceil(strips / lanes) > _MOST_LOADS or columns * lanes < 2 * wanted * workgroup
     ):
         lanes *= 2
     sizes = {"LANES": lanes, "WORKGROUP": workgroup}

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from ....graph.ir import Node, Value
+from ....passes.fuse.group import fused_node
 from ....passes.fuse.projections import Branch, Projected, Projections, projected
 from ....passes.fuse.view import View
 from .adapters import thin_products
@@ -22,16 +23,7 @@ def _projections(lowering: Lowering, node: Node) -> None:
     if not _fits(lowering, group):
         lowering.lower_apart(node, _SMALLER)
         return
-    x = products[0].inputs[0]
-    around = Around()
-    if group.norm is not None:
-        norm, _ = group.norm
-        x, weight = norm.inputs
-        around = replace(around, norm=weight, eps=norm.attributes["eps"])
-        parts = parts_ahead(lowering, group.lows, norm) if group.lows else None
-        if parts is None:
-            thin_products(lowering, group.lows, norm)
-        around = replace(around, parts=parts)
+    x, around = _normed(lowering, group)
     if group.gate is not None:
         active, gated = group.gate.nodes
         members = [_member(b, gated.outputs[0]) for b in (group.gate.gate, group.gate.up)]
@@ -44,11 +36,28 @@ def _projections(lowering: Lowering, node: Node) -> None:
             ternary_matvec(lowering, x, [_kept(lowering, b) for b in some], around_them)
 
 
+def _normed(lowering: Lowering, group: Projected) -> tuple[Value, Around]:
+    """What is multiplied, and the norm that the products take themselves: they do of one row."""
+    codes = group.branches[0].product.inputs[0]
+    if group.norm is None:
+        return codes, Around()
+    norm, _ = group.norm
+    x, weight = norm.inputs
+    if x.type.shape[0] > 1 or not norm_fits(x, lowering.limits):
+        lowering.lower(fused_node("norm_quantize", group.norm, (codes,)))
+        thin_products(lowering, group.lows, norm)
+        return codes, Around()
+    parts = parts_ahead(lowering, group.lows, norm) if group.lows else None
+    if parts is None:
+        thin_products(lowering, group.lows, norm)
+    return x, Around(norm=weight, eps=norm.attributes["eps"], parts=parts)
+
+
 def _fits(lowering: Lowering, group: Projected) -> bool:
     """Whether one dispatch, or one for each kind of member, can do it."""
     limits = lowering.limits
     x = group.branches[0].product.inputs[0]
-    if not is_matvec(x) or (group.norm is not None and not norm_fits(x, limits)):
+    if not is_matvec(x):
         return False
     ranks = {branch.rank for branch in group.branches}
     if group.gate is not None and len(ranks) > 1:
