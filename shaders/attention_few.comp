@@ -3,20 +3,20 @@
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #extension GL_KHR_shader_subgroup_shuffle : require
-// attention_few: attention of few queries over few keys, all of them in one workgroup for a query and
-// a head: o = softmax(SCALE q k^T) v over the keys first[n] .. last[n], and lse, the log of the sum of
-// the exponentials; zeros and -1e30 where there is no such key. With AHEAD, for one query, also parts
-// of narrow products with the norm of o (ahead.glsl).
+// attention_few: attention of few queries over few keys: for span s of SPAN keys, o = softmax(SCALE q
+// k^T) v over those of its keys that lie in first[n] .. last[n], and lse, the log of the sum of the
+// exponentials; zeros and -1e30 where the span has no such key. One workgroup for a span, a query and a
+// head. With AHEAD, for one query, also parts of narrow products with the norm of o (ahead.glsl).
 //
-// Reference: op attention. WIDTH is a multiple of 4.
+// Reference: op attention, with its keys cut into spans. WIDTH is a multiple of 4.
 // Bindings:
 //   0 read  q     f32[ROWS,HEADS,WIDTH]
 //   1 read  k     f32[KEYS,KV_HEADS,WIDTH]
 //   2 read  v     f32[KEYS,KV_HEADS,WIDTH]
 //   3 read  first i32[ROWS]
 //   4 read  last  i32[ROWS]
-//   5 write o     f32[ROWS,HEADS,WIDTH]
-//   6 write lse   f32[ROWS,HEADS]
+//   5 write o     f32[ROWS,SPANS,HEADS,WIDTH]
+//   6 write lse   f32[ROWS,SPANS,HEADS]
 #ifdef AHEAD
 //   n read  ahead_norm  f32[AHEAD_COLUMNS]
 //   n read  a0          f32[AHEAD_RANK,AHEAD_COLUMNS]
@@ -30,6 +30,8 @@ layout(constant_id = 4) const uint WIDTH = 4;
 layout(constant_id = 5) const float SCALE = 1.0;
 layout(constant_id = 6) const uint WORKGROUP = 128;
 layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
+layout(constant_id = 8) const uint SPANS = 1;
+layout(constant_id = 9) const uint SPAN = 1;
 #ifdef AHEAD
 layout(constant_id = n) const uint AHEAD_COLUMNS = 4;
 layout(constant_id = n) const uint AHEAD_RANK = 1;
@@ -48,10 +50,10 @@ layout(binding = 6, std430) writeonly buffer Lse { float lse[]; };
 const uint QUADS = WIDTH / 4;
 const uint PARTS = 4;  // invocations beside each other that share a key's dot product
 const uint ABREAST = WORKGROUP / PARTS;
-const uint ROUNDS = (KEYS + ABREAST - 1) / ABREAST;
+const uint ROUNDS = (SPAN + ABREAST - 1) / ABREAST;
 const uint EACH = (QUADS + PARTS - 1) / PARTS;
 const uint SLOTS = WORKGROUP / QUADS;  // keys whose values are mixed at a time
-const uint STEPS = (KEYS + SLOTS - 1) / SLOTS;
+const uint STEPS = (SPAN + SLOTS - 1) / SLOTS;
 const uint AHEAD_STEPS = STEPS < 8 ? STEPS : 8;  // of them asked for with the keys
 const uint SUBGROUPS = WORKGROUP / SUBGROUP_SIZE;
 const float HIDDEN = -1e30;
@@ -63,7 +65,9 @@ shared vec4 vectors[WORKGROUP];
 
 uint thread = gl_LocalInvocationIndex;
 uint head = gl_WorkGroupID.x;
-uint row = gl_WorkGroupID.y;
+uint span = gl_WorkGroupID.y;
+uint row = gl_WorkGroupID.z;
+uint place = (row * SPANS + span) * HEADS + head;  // in the results
 uint kv_head = head / (HEADS / KV_HEADS);
 
 #ifdef AHEAD
@@ -86,7 +90,7 @@ vec4 value_at(uint low, uint count, uint step) {
 }
 
 void write(uint column, float x) {
-  o[(row * HEADS + head) * WIDTH + column] = x;
+  o[place * WIDTH + column] = x;
 #ifdef AHEAD
   made[column] = x;
 #endif
@@ -173,7 +177,7 @@ void attend(uint low, uint count) {
     write(i, sum / total);
   }
   if (thread == 0) {
-    lse[row * HEADS + head] = top + log(total);
+    lse[place] = top + log(total);
   }
 }
 
@@ -181,19 +185,19 @@ void main() {
 #ifdef AHEAD
   ask_for_a(head * WIDTH);
 #endif
-  const uint low = uint(max(first[row], 0));
-  const int high = min(last[row], int(KEYS) - 1);
+  const uint low = uint(max(first[row], int(span * SPAN)));
+  const int high = min(min(last[row], int(KEYS) - 1), int(span * SPAN + SPAN) - 1);
   if (high < int(low)) {
     for (uint i = thread; i < WIDTH; i += WORKGROUP) {
       write(i, 0);
     }
     if (thread == 0) {
-      lse[row * HEADS + head] = HIDDEN;
+      lse[place] = HIDDEN;
     }
   } else {
     attend(low, uint(high) - low + 1);
   }
 #ifdef AHEAD
-  write_parts(head);
+  write_parts(span * HEADS + head);
 #endif
 }

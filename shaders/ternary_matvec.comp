@@ -6,6 +6,7 @@
 //   DOT       with packed dot products
 //   SHUFFLED  sums go from lane to lane, in subgroups of SUBGROUP_SIZE
 //   NORMED    x is one plain row: its norm is taken and quantized, as ops rms_norm and quantize do
+//   MERGED    x is that of attention, still apart by spans of keys, with NORMED
 //   LOW       adds low b^T, the part of an adapter
 //   PARTS     low is FACTOR / rms of x times the sum of parts from FIRST on (ahead.glsl), with NORMED
 //   ADDED     adds a residual
@@ -17,8 +18,14 @@
 // Reference: op ternary_matmul, and these. INNER is a multiple of 128.
 // Bindings:
 #ifdef NORMED
+#ifdef MERGED
+//   n read x    f32[SPANS,INNER]
+//   n read norm f32[INNER]
+//   n read lse  f32[SPANS,HEADS]
+#else
 //   n read x    f32[ROWS,INNER]
 //   n read norm f32[INNER]
+#endif
 #else
 //   n read x q8[ROWS,INNER]
 #endif
@@ -86,6 +93,10 @@ layout(constant_id = n) const uint SUBGROUP_SIZE = 32;
 #endif
 #ifdef NORMED
 layout(constant_id = n) const float EPS = 1e-5;
+#endif
+#ifdef MERGED
+layout(constant_id = n) const uint SPANS = 1;
+layout(constant_id = n) const uint HEADS = 1;
 #endif
 #ifdef LOW
 layout(constant_id = n) const uint RANK = 1;
@@ -180,7 +191,14 @@ void add_parts(uint first, uint second) {
       ask_for_parts(first, second, begin);
     }
     [[unroll]] for (uint i = 0; i < SOME; i++) {
-      sum += begin + i * SLICES < PART_COUNT ? part_kept[i] : 0.0;
+      const uint part = begin + i * SLICES;
+      if (part < PART_COUNT) {
+#ifdef MERGED
+        sum += span_weights[part] * part_kept[i];
+#else
+        sum += part_kept[i];
+#endif
+      }
     }
   }
   slices[thread] = sum;
@@ -508,6 +526,9 @@ void main() {
   ask_for_rest(columns);
 #ifdef AHEAD
   ask_for_a(group() * MADE);
+#endif
+#ifdef MERGED
+  merge_x();
 #endif
 #ifdef PARTS
   add_parts(first, second);

@@ -81,4 +81,5 @@ def lower_calls(graph: Graph, limits: Limits) -> Lowering:
     for node in graph.nodes:
         lowering.label = label_of(node)
         lowering.lower(node)
+    lowering.drop_unread(graph.outputs)
     return lowering

@@ -51,7 +51,7 @@ def parts_ahead(lowering: Lowering, lows: Sequence[Low], norm: Node) -> Parts | 
         norm: the node ``rms_norm``, which they read.
     """
     x, weight = norm.inputs
-    position = _maker(lowering, x)
+    position = _maker_of_sums(lowering, x)
     if position is None or not _are_alike(lows) or x.type.shape[0] != 1:
         return None
     early = all(value.name in lowering.inputs for value in (weight, *(low.weight for low in lows)))
@@ -106,16 +106,40 @@ def _has_room(call: Call, stack: int, products: int, limits: Limits) -> bool:
     return room <= limits.shared_memory and bindings <= limits.bindings and made % 4 == 0
 
 
-def _maker(lowering: Lowering, x: Value) -> int | None:
-    """Position of the call that makes x, if it is one that can do more."""
+def _maker_of_sums(lowering: Lowering, x: Value) -> int | None:
+    """Position of the call that makes x, or makes spans of it, if it is one that can do more."""
+    position = maker(lowering, x)
+    if position is not None and (spans := spans_merged(lowering.calls[position])) is not None:
+        position = maker(lowering, spans.o)
+    able = position is not None and base_of(lowering.calls[position].kernel) in _MAKERS
+    return position if able else None
+
+
+def maker(lowering: Lowering, x: Value) -> int | None:
+    """Position of the call that makes x, None if no call does."""
     while x.name in lowering.views:
         x = lowering.views[x.name]
     for position in reversed(range(len(lowering.calls))):
-        call = lowering.calls[position]
-        written = (o.part.value for o in call.operands if o.access is not Access.READ)
-        if x in written:
-            return position if base_of(call.kernel) in _MAKERS else None
+        operands = lowering.calls[position].operands
+        if x in (o.part.value for o in operands if o.access is not Access.READ):
+            return position
     return None
+
+
+@dataclass(frozen=True)
+class Spans:
+    """What attention gave of spans of keys: o [rows, spans, heads, width], lse without width."""
+
+    o: Value
+    lse: Value
+
+
+def spans_merged(call: Call) -> Spans | None:
+    """What a call of attention_merge merges."""
+    if call.kernel != "attention_merge":
+        return None
+    o, lse, *_ = (operand.part.value for operand in call.operands)
+    return Spans(o, lse)
 
 
 def _are_alike(lows: Sequence[Low]) -> bool:

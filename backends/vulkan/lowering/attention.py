@@ -11,7 +11,6 @@ from ....graph.tensors import Array, HostValue
 from ....graph.types import GraphError, tensor
 from ....passes.fuse.patterns import ATTENTION_GRAD_ROPE
 from ..limits import Limits
-from .ahead import with_parts
 from .calls import Lowering, Meaning, Rule, fused_rule, groups_for
 from .meanings import arrays, of_op
 
@@ -19,8 +18,11 @@ _FEW_ROWS = 8
 """Queries up to which their keys are split over workgroups: those of sequences decoded together."""
 _SPAN = 64
 """Keys of one of those workgroups."""
-_FEW_KEYS = 256
-"""Keys up to which one workgroup takes all of them, which saves the stage that merges."""
+_FEW_KEYS = 1024
+"""Keys up to which attention_few can do it, in few spans, so that what comes next merges them."""
+_FEW_SPANS = 4
+_KEYS_OF_FEW = 128
+"""Keys of its spans, if these are few enough."""
 _MOST_SHARED = 5
 """Query heads that one of those workgroups works on."""
 _SPLIT_THREADS = 128
@@ -61,19 +63,44 @@ def _threads_of_few(limits: Limits) -> int:
 
 def _attention_of_few(lowering: Lowering, node: Node) -> None:
     q, k, v, first, last = node.inputs
-    out, lse = node.outputs
     rows, heads, _ = q.type.shape
-    limits = lowering.limits
-    constants = {**_sizes(node), "SUBGROUP_SIZE": limits.subgroup}
+    keys, limits = k.type.shape[0], lowering.limits
+    spans = min(_FEW_SPANS, -(-keys // _KEYS_OF_FEW))
+    span = -(-keys // spans)
+    constants = {**_sizes(node), "SUBGROUP_SIZE": limits.subgroup, "SPANS": spans, "SPAN": span}
     constants["WORKGROUP"] = _threads_of_few(limits)
-    operands = {"q": q, "k": k, "v": v, "first": first, "last": last, "o": out, "lse": lse}
-    lowering.call("attention_few", (heads, rows, 1), constants, **operands)
+    o, lse = _of_spans(lowering, node, spans)
+    operands = {"q": q, "k": k, "v": v, "first": first, "last": last, "o": o, "lse": lse}
+    lowering.call("attention_few", (heads, spans, rows), constants, **operands)
+    _merge(lowering, node, o, lse)
+
+
+def _of_spans(lowering: Lowering, node: Node, spans: int) -> tuple[Value, Value]:
+    """Where results of spans are kept: those of the node if there is one span."""
+    out, lse = node.outputs
+    if spans == 1:
+        return out, lse
+    rows, heads, width = out.type.shape
+    return (
+        lowering.scratch(tensor("f32", rows, spans, heads, width)),
+        lowering.scratch(tensor("f32", rows, spans, heads)),
+    )
+
+
+def _merge(lowering: Lowering, node: Node, span_o: Value, span_lse: Value) -> None:
+    """One softmax from those over spans, unless there is one span."""
+    out, lse = node.outputs
+    if span_o == out:
+        return
+    rows, heads, width = out.type.shape
+    constants = {"ROWS": rows, "HEADS": heads, "WIDTH": width, "SPANS": span_o.type.shape[1]}
+    operands = {"span_o": span_o, "span_lse": span_lse, "o": out, "lse": lse}
+    lowering.call("attention_merge", (heads, rows, 1), constants, **operands)
 
 
 def _attention_by_spans(lowering: Lowering, node: Node) -> None:
     q, k, v, first, last = node.inputs
-    out, lse = node.outputs
-    rows, heads, width = q.type.shape
+    rows, heads, _ = q.type.shape
     shared = heads // k.type.shape[1]
     share = max(n for n in range(1, _MOST_SHARED + 1) if shared % n == 0)
     spans = -(-k.type.shape[0] // _SPAN)
@@ -84,19 +111,11 @@ def _attention_by_spans(lowering: Lowering, node: Node) -> None:
         "SHARE": share,
         "LANES": _SPLIT_THREADS >> (share - 1).bit_length(),
     }
-    parts = out, lse
-    if spans > 1:
-        parts = (
-            lowering.scratch(tensor("f32", rows, spans, heads, width)),
-            lowering.scratch(tensor("f32", rows, spans, heads)),
-        )
+    o, lse = _of_spans(lowering, node, spans)
     operands = {"q": q, "k": k, "v": v, "first": first, "last": last}
     groups = (spans, heads // share, rows)
-    lowering.call("attention_split", groups, constants, **operands, o=parts[0], lse=parts[1])
-    if spans > 1:
-        constants = {"ROWS": rows, "HEADS": heads, "WIDTH": width, "SPANS": spans}
-        operands = {"span_o": parts[0], "span_lse": parts[1], "o": out, "lse": lse}
-        lowering.call("attention_merge", (heads, rows, 1), constants, **operands)
+    lowering.call("attention_split", groups, constants, **operands, o=o, lse=lse)
+    _merge(lowering, node, o, lse)
 
 
 def _attention_grad(lowering: Lowering, node: Node) -> None:
@@ -233,13 +252,33 @@ def _split_meaning(constants: Mapping[str, int | float], operands: Mapping[str, 
         )
 
 
-def _merge_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
-    span_o, span_lse, o, lse = arrays(operands, "span_o", "span_lse", "o", "lse")
+def _few_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    _split_meaning(constants, operands)
+    if "parts_ahead" in operands:
+        o, weight, a, parts = arrays(operands, "o", "ahead_norm", "a0", "parts_ahead")
+        heads, width = o.shape[2:]
+        scaled = o.reshape(-1, heads, width) * weight.reshape(heads, width)
+        by_head = a.reshape(len(a), heads, width)
+        parts[...] = np.einsum("shw,rhw->shr", scaled, by_head).reshape(parts.shape)
+
+
+def merged(span_o: Array, span_lse: Array) -> tuple[Array, Array]:
+    """One softmax and its lse from those over spans.
+
+    Args:
+        span_o: [rows, spans, heads, width].
+        span_lse: [rows, spans, heads].
+    """
     top = span_lse.max(axis=1)
     weights = np.exp(span_lse - top[:, None])
     total = weights.sum(axis=1)
-    o[...] = (weights[..., None] * span_o).sum(axis=1) / total[..., None]
-    lse[...] = top + np.log(total)
+    o = (weights[..., None] * span_o).sum(axis=1) / total[..., None]
+    return o, top + np.log(total)
+
+
+def _merge_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    span_o, span_lse, o, lse = arrays(operands, "span_o", "span_lse", "o", "lse")
+    o[...], lse[...] = merged(span_o, span_lse)
 
 
 RULES: dict[str, Rule] = {
@@ -249,7 +288,7 @@ RULES: dict[str, Rule] = {
 }
 MEANINGS: dict[str, Meaning] = {
     **dict([of_op("attention", "attention")]),
-    "attention_few": with_parts(of_op("attention", "attention_few")[1], "o"),
+    "attention_few": _few_meaning,
     "attention_split": _split_meaning,
     "attention_merge": _merge_meaning,
     "attention_dq": _dq_meaning,

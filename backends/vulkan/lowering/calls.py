@@ -1,7 +1,7 @@
 """What a rule of the lowering writes: calls of kernels on values, before memory is planned."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -129,6 +129,23 @@ class Lowering:
         """Put another call in the place of one; the arguments are those of `call`."""
         label = self.calls[position].label
         self.calls[position] = self._make(name, groups, constants, operands, label)
+
+    def drop_unread(self, outputs: Iterable[Value]) -> None:
+        """Drop calls whose results nobody reads; rules may have found a way around them."""
+        needed = {self._home(value) for value in outputs} | set(self.inputs)
+        kept: list[Call] = []
+        for call in reversed(self.calls):
+            homes = [(self._home(o.part.value), o.access) for o in call.operands]
+            if any(home in needed for home, access in homes if access is not Access.READ):
+                needed |= {home for home, access in homes if access is not Access.WRITE}
+                kept.append(call)
+        self.calls = kept[::-1]
+
+    def _home(self, value: Value) -> str:
+        """Name of the value whose bytes a value is."""
+        while value.name in self.views or value.name in self.donors:
+            value = self.views.get(value.name) or self.donors[value.name]
+        return value.name
 
     def _make(
         self,

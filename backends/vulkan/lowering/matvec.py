@@ -17,7 +17,8 @@ from ....passes.fuse.projections import FEW_ROWS
 from ..layout import assign
 from ..limits import Limits
 from ..variants import with_members
-from .ahead import Parts, shared_bytes, with_parts
+from .ahead import Parts, Spans, shared_bytes, with_parts
+from .attention import merged
 from .calls import Lowering, Meaning, Rule, groups_for
 from .meanings import arrays
 
@@ -64,6 +65,7 @@ class Around:
         slots: rows of the caches.
         gate: the activation of the first of two members, which the second is multiplied by.
         parts: what was added up ahead of the members' `low`, which then are not read.
+        spans: what x is merged of, which then is not read.
     """
 
     norm: Value | None = None
@@ -73,6 +75,7 @@ class Around:
     slots: Value | None = None
     gate: str = ""
     parts: Parts | None = None
+    spans: Spans | None = None
 
 
 def is_matvec(x: Value) -> bool:
@@ -130,6 +133,9 @@ def ternary_matvec(lowering: Lowering, x: Value, members: Sequence[Member], arou
         operands["parts"] = around.parts.value
         count, stack = around.parts.value.type.shape
         constants |= {"PART_COUNT": count, "PART_STACK": stack, "FACTOR": around.parts.factor}
+    if around.spans is not None:
+        operands |= {"x": around.spans.o, "lse": around.spans.lse}
+        constants["SPANS"], constants["HEADS"] = around.spans.lse.type.shape[1:]
     if around.norm is not None:
         constants["EPS"] = around.eps
     if around.table is not None:
@@ -146,6 +152,7 @@ def _options(members: Sequence[Member], around: Around, limits: Limits) -> str:
         "+dot": "integer_dot_product" in limits.features,
         "+shuffled": _shuffles(limits),
         "+normed": around.norm is not None,
+        "+merged": around.spans is not None,
         "+low": members[0].low is not None,
         "+parts": around.parts is not None,
         "+added": around.added is not None,
@@ -196,6 +203,9 @@ def _evaluate(op: str, *operands: HostValue, **attrs: object) -> Array:
 
 
 def _meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    operands = dict(operands)
+    if "lse" in operands:
+        operands["x"] = _merged(*arrays(operands, "x", "lse"))
     x = operands["x"]
     if "norm" in operands:
         normed = _evaluate("rms_norm", x, operands["norm"], eps=float(constants["EPS"]))
@@ -229,6 +239,13 @@ def _meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostVa
             assign(target, y)
 
 
+def _merged(x: Array, lse: Array) -> Array:
+    """The row that spans of keys give."""
+    spans, heads = lse.shape
+    o, _ = merged(x.reshape(1, spans, heads, -1), lse[None])
+    return o.reshape(1, -1)
+
+
 def _lows(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> dict[int, Array]:
@@ -238,6 +255,9 @@ def _lows(
         return {number: arrays(operands, f"low{number}")[0] for number in numbers}
     x, parts = arrays(operands, "x", "parts")
     inverse_rms = 1 / np.sqrt(np.mean(x * x) + np.float32(constants["EPS"]))
+    for lse in arrays(operands, *operands.keys() & {"lse"}):
+        weights = np.exp(lse - lse.max(axis=0))
+        parts = parts * (weights / weights.sum(axis=0)).reshape(-1, 1)
     sums = parts.sum(axis=0) * (np.float32(constants["FACTOR"]) * inverse_rms)
     rank = int(constants["RANK"])
     first = {number: int(constants[f"FIRST{number}"]) for number in numbers}

@@ -7,13 +7,17 @@ from ....passes.fuse.group import fused_node
 from ....passes.fuse.projections import Branch, Projected, Projections, projected
 from ....passes.fuse.view import View
 from .adapters import thin_products
-from .ahead import parts_ahead
+from .ahead import Spans, maker, parts_ahead, spans_merged
 from .calls import Lowering, Meaning, Rule, fused_rule
 from .copies import start_from
 from .matvec import Around, Member, is_matvec, most_members, norm_fits, ternary_matvec
 
 _SMALLER = ("product", "low_products", "norm_quantize")
 """Patterns of what a device computes apart where it cannot do all of a group at once."""
+_MOST_SPANS = 4
+"""Spans of keys that each product merges for itself: it keeps them in registers."""
+_MOST_HEADS = 64
+"""Heads of them: a thread each weighs their spans."""
 
 
 def _projections(lowering: Lowering, node: Node) -> None:
@@ -48,9 +52,21 @@ def _normed(lowering: Lowering, group: Projected) -> tuple[Value, Around]:
         thin_products(lowering, group.lows, norm)
         return codes, Around()
     parts = parts_ahead(lowering, group.lows, norm) if group.lows else None
-    if parts is None:
+    if parts is None and group.lows:
         thin_products(lowering, group.lows, norm)
-    return x, Around(norm=weight, eps=norm.attributes["eps"], parts=parts)
+    spans = _spans(lowering, x) if parts is not None or not group.lows else None
+    return x, Around(norm=weight, eps=norm.attributes["eps"], parts=parts, spans=spans)
+
+
+def _spans(lowering: Lowering, x: Value) -> Spans | None:
+    """The spans of keys that x is merged of, if they are so few that products can merge them."""
+    position = maker(lowering, x)
+    spans = None if position is None else spans_merged(lowering.calls[position])
+    if spans is None:
+        return None
+    _, count, heads, width = spans.o.type.shape
+    fits = count <= _MOST_SPANS and heads <= _MOST_HEADS and width % 4 == 0
+    return spans if fits else None
 
 
 def _fits(lowering: Lowering, group: Projected) -> bool:
