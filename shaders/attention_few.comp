@@ -3,42 +3,41 @@
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #extension GL_KHR_shader_subgroup_shuffle : require
-// attention_few: attention of few queries over few keys: for span s of SPAN keys, o = softmax(SCALE q
-// k^T) v over those of its keys that lie in first[n] .. last[n], and lse, the log of the sum of the
-// exponentials; zeros and -1e30 where the span has no such key. One workgroup for a span, a query and a
-// head. With AHEAD, for one query, also parts of narrow products with the norm of o (ahead.glsl).
+// attention_few: attention of one query over few keys: for span s of SPAN keys, o = softmax(SCALE q k^T)
+// v over those of its keys that lie in first .. last, and lse, the log of the sum of the exponentials;
+// zeros and -1e30 where the span has no such key. One workgroup for a span and a head. With AHEAD also
+// parts of narrow products with the norm of o (ahead.glsl).
 //
 // Reference: op attention, with its keys cut into spans. WIDTH is a multiple of 4.
 // Bindings:
-//   0 read  q     f32[ROWS,HEADS,WIDTH]
+//   0 read  q     f32[1,HEADS,WIDTH]
 //   1 read  k     f32[KEYS,KV_HEADS,WIDTH]
 //   2 read  v     f32[KEYS,KV_HEADS,WIDTH]
-//   3 read  first i32[ROWS]
-//   4 read  last  i32[ROWS]
-//   5 write o     f32[ROWS,SPANS,HEADS,WIDTH]
-//   6 write lse   f32[ROWS,SPANS,HEADS]
+//   3 read  first i32[1]
+//   4 read  last  i32[1]
+//   5 write o     f32[1,SPANS,HEADS,WIDTH]
+//   6 write lse   f32[1,SPANS,HEADS]
 #ifdef AHEAD
 //   n read  ahead_norm  f32[AHEAD_COLUMNS]
 //   n read  a0          f32[AHEAD_RANK,AHEAD_COLUMNS]
 //   n write parts_ahead f32[GROUPS,STACK]
 #endif
-layout(constant_id = 0) const uint ROWS = 1;
-layout(constant_id = 1) const uint KEYS = 1;
-layout(constant_id = 2) const uint HEADS = 1;
-layout(constant_id = 3) const uint KV_HEADS = 1;
-layout(constant_id = 4) const uint WIDTH = 4;
-layout(constant_id = 5) const float SCALE = 1.0;
-layout(constant_id = 6) const uint WORKGROUP = 128;
-layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
-layout(constant_id = 8) const uint SPANS = 1;
-layout(constant_id = 9) const uint SPAN = 1;
+layout(constant_id = 0) const uint KEYS = 1;
+layout(constant_id = 1) const uint HEADS = 1;
+layout(constant_id = 2) const uint KV_HEADS = 1;
+layout(constant_id = 3) const uint WIDTH = 4;
+layout(constant_id = 4) const float SCALE = 1.0;
+layout(constant_id = 5) const uint WORKGROUP = 128;
+layout(constant_id = 6) const uint SUBGROUP_SIZE = 32;
+layout(constant_id = 7) const uint SPANS = 1;
+layout(constant_id = 8) const uint SPAN = 1;
 #ifdef AHEAD
 layout(constant_id = n) const uint AHEAD_COLUMNS = 4;
 layout(constant_id = n) const uint AHEAD_RANK = 1;
 layout(constant_id = n) const uint GROUPS = 1;
 layout(constant_id = n) const uint STACK = 1;
 #endif
-layout(local_size_x_id = 6) in;
+layout(local_size_x_id = 5) in;
 layout(binding = 0, std430) readonly buffer Q4 { vec4 q4[]; };
 layout(binding = 1, std430) readonly buffer K4 { vec4 k4[]; };
 layout(binding = 2, std430) readonly buffer V4 { vec4 v4[]; };
@@ -66,8 +65,7 @@ shared vec4 vectors[WORKGROUP];
 uint thread = gl_LocalInvocationIndex;
 uint head = gl_WorkGroupID.x;
 uint span = gl_WorkGroupID.y;
-uint row = gl_WorkGroupID.z;
-uint place = (row * SPANS + span) * HEADS + head;  // in the results
+uint place = span * HEADS + head;  // in the results
 uint kv_head = head / (HEADS / KV_HEADS);
 
 #ifdef AHEAD
@@ -102,7 +100,7 @@ void attend(uint low, uint count) {
   vec4 queries[EACH], values[AHEAD_STEPS];
   [[unroll]] for (uint i = 0; i < EACH; i++) {
     const uint column = min(part + PARTS * i, QUADS - 1);
-    queries[i] = q4[(row * HEADS + head) * QUADS + column];
+    queries[i] = q4[head * QUADS + column];
   }
   [[unroll]] for (uint round = 0; round < ROUNDS; round++) {
     scores[round] = HIDDEN;
@@ -185,8 +183,8 @@ void main() {
 #ifdef AHEAD
   ask_for_a(head * WIDTH);
 #endif
-  const uint low = uint(max(first[row], int(span * SPAN)));
-  const int high = min(min(last[row], int(KEYS) - 1), int(span * SPAN + SPAN) - 1);
+  const uint low = uint(max(first[0], int(span * SPAN)));
+  const int high = min(min(last[0], int(KEYS) - 1), int(span * SPAN + SPAN) - 1);
   if (high < int(low)) {
     for (uint i = thread; i < WIDTH; i += WORKGROUP) {
       write(i, 0);
@@ -198,6 +196,6 @@ void main() {
     attend(low, uint(high) - low + 1);
   }
 #ifdef AHEAD
-  write_parts(span * HEADS + head);
+  write_parts(place);
 #endif
 }

@@ -239,7 +239,7 @@ def token_values(graph: Graph, position: int) -> dict[str, HostValue]:
 
 @pytest.mark.parametrize("features", [frozenset(), DOT | LANES], ids=["plain", "more"])
 @pytest.mark.parametrize(("context", "position"), [(40, 5), (110, 70), (300, 5), (300, 299)])
-@pytest.mark.parametrize("rank", [0, 3, 16])
+@pytest.mark.parametrize("rank", [0, 3, 16, 64])
 def test_a_token(rank: int, context: int, position: int, features: frozenset[str]) -> None:
     """Caches of one span of keys and of several, some of which nothing is in yet."""
     graph = token(2, rank, context=context)

@@ -19,7 +19,7 @@ _FEW_ROWS = 8
 _SPAN = 64
 """Keys of one of those workgroups."""
 _FEW_KEYS = 1024
-"""Keys up to which attention_few can do it, in few spans, so that what comes next merges them."""
+"""Keys of one query up to which attention_few does it, in spans that what comes next can merge."""
 _FEW_SPANS = 4
 _KEYS_OF_FEW = 128
 """Keys of its spans, if these are few enough."""
@@ -53,7 +53,7 @@ def _is_small(lowering: Lowering, q: Value, k: Value) -> bool:
     limits = lowering.limits
     able = limits.features >= {"subgroup_shuffle", "full_subgroups"} and limits.subgroup >= 4
     rows, _, width = q.type.shape
-    few = rows <= _FEW_ROWS and k.type.shape[0] <= _FEW_KEYS
+    few = rows == 1 and k.type.shape[0] <= _FEW_KEYS
     return able and few and width % 4 == 0 and width <= 4 * _threads_of_few(limits)
 
 
@@ -63,15 +63,14 @@ def _threads_of_few(limits: Limits) -> int:
 
 def _attention_of_few(lowering: Lowering, node: Node) -> None:
     q, k, v, first, last = node.inputs
-    rows, heads, _ = q.type.shape
-    keys, limits = k.type.shape[0], lowering.limits
+    heads, keys, limits = q.type.shape[1], k.type.shape[0], lowering.limits
     spans = min(_FEW_SPANS, -(-keys // _KEYS_OF_FEW))
-    span = -(-keys // spans)
-    constants = {**_sizes(node), "SUBGROUP_SIZE": limits.subgroup, "SPANS": spans, "SPAN": span}
+    constants = {name: size for name, size in _sizes(node).items() if name != "ROWS"}
+    constants |= {"SPANS": spans, "SPAN": -(-keys // spans), "SUBGROUP_SIZE": limits.subgroup}
     constants["WORKGROUP"] = _threads_of_few(limits)
     o, lse = _of_spans(lowering, node, spans)
     operands = {"q": q, "k": k, "v": v, "first": first, "last": last, "o": o, "lse": lse}
-    lowering.call("attention_few", (heads, spans, rows), constants, **operands)
+    lowering.call("attention_few", (heads, spans, 1), constants, **operands)
     _merge(lowering, node, o, lse)
 
 
