@@ -2,25 +2,30 @@
 // s = 127 / max(absmax, 1e-5).
 #include "magnitude.glsl"
 
-// 127 / x as IEEE 754 rounds it, by long division of the significands; GLSL's own division may be
-// 2.5 ulp off, and one ulp changes codes. x is at least 1e-5, so that all numbers are normal.
+// 127 / x as IEEE 754 rounds it; GLSL's own division may be 2.5 ulp off, and one ulp changes codes. It
+// gives a quotient of the significands that is off by a few, and the rest says by how many. x is at
+// least 1e-5, so that all numbers are normal.
 float scale_for(float x) {
   if (magnitude(x) >= INFINITE) {
     return 127 / x;
   }
   const uint divisor = floatBitsToUint(x) & 0x7fffff | 0x800000;
   int exponent = 127 + 6 - int(floatBitsToUint(x) >> 23) + 127;
-  uint rest = 127u << 17, quotient = 0;
-  if (rest < divisor) {
-    rest *= 2;
+  uint dividend = 127u << 17;
+  if (dividend < divisor) {
+    dividend *= 2;
     exponent--;
   }
-  for (uint i = 0; i < 24; i++) {
-    const uint bit = uint(rest >= divisor);
-    rest = (rest - bit * divisor) * 2;
-    quotient = quotient * 2 + bit;
+  uint quotient = uint(float(dividend) / float(divisor) * 8388608.0);
+  int rest = int((dividend << 23) - quotient * divisor);  // which is small: the rest are lost bits
+  for (; rest < 0; rest += int(divisor)) {
+    quotient--;
   }
-  const bool up = rest > divisor || rest == divisor && (quotient & 1) == 1;
+  for (; rest >= int(divisor); rest -= int(divisor)) {
+    quotient++;
+  }
+  const uint twice = 2 * uint(rest);
+  const bool up = twice > divisor || twice == divisor && (quotient & 1) == 1;
   return uintBitsToFloat((uint(exponent) << 23) + (quotient & 0x7fffff) + uint(up));
 }
 

@@ -1,10 +1,14 @@
-// Sums of products that LANES threads share, LANES a power of two, for each of ROWS rows. The
-// includer has the constants LANES, ROWS and WORKGROUP, and defines SUM, the type of a sum.
+// Sums that LANES threads share, LANES a power of two: each has SUMS of them. The includer has the
+// constants LANES and WORKGROUP and defines SUMS. With SHUFFLED the lanes are of
+// one subgroup: the includer has the constant SUBGROUP_SIZE, and LANES is no more than that.
 
 #extension GL_EXT_control_flow_attributes : require
+#ifdef SHUFFLED
+#extension GL_KHR_shader_subgroup_shuffle : require
+#endif
 #include "index.glsl"
 
-shared SUM partial[ROWS * WORKGROUP];
+float sums[SUMS];
 
 // This thread's number among those that share sums.
 uint lane() {
@@ -16,15 +20,34 @@ uint shared_item() {
   return group() * (WORKGROUP / LANES) + gl_LocalInvocationIndex / LANES;
 }
 
-// Add up what the lanes have in `partial`, always in the same order. The first lane gets the sums.
+#ifdef SHUFFLED
+// Add up what the lanes have in `sums`, always in the same order; all of them get the totals.
+void add_lanes() {
+  [[unroll]] for (uint distance = LANES / 2; distance > 0; distance /= 2) {
+    [[unroll]] for (uint i = 0; i < SUMS; i++) {
+      sums[i] += subgroupShuffleXor(sums[i], distance);
+    }
+  }
+}
+#else
+shared float partial[SUMS * WORKGROUP];
+
 void add_lanes() {
   const uint thread = gl_LocalInvocationIndex;
+  [[unroll]] for (uint i = 0; i < SUMS; i++) {
+    partial[i * WORKGROUP + thread] = sums[i];
+  }
   for (uint distance = LANES / 2; distance > 0; distance /= 2) {
     barrier();
     if (lane() < distance) {
-      for (uint i = thread; i < ROWS * WORKGROUP; i += WORKGROUP) {
+      for (uint i = thread; i < SUMS * WORKGROUP; i += WORKGROUP) {
         partial[i] += partial[i + distance];
       }
     }
   }
+  barrier();
+  [[unroll]] for (uint i = 0; i < SUMS; i++) {
+    sums[i] = partial[i * WORKGROUP + thread / LANES * LANES];
+  }
 }
+#endif

@@ -1,14 +1,13 @@
 // y = a b^T for a few rows of a. LANES threads share a row of b, each takes every LANES-th quad of
-// it, BATCH of them in flight. The includer defines load_a, load_b and store_y (matrix.glsl).
+// it, BATCH of them in flight. The includer defines load_a, load_b and y (matrix.glsl).
 
-#define SUM float
+#define SUMS ROWS
 #include "lanes.glsl"
 
 const uint QUADS = (INNER + 3) / 4;
 const uint BATCH = ROWS > 2 ? 4 : 8;
 
 void add_quads(uint column) {
-  float sums[ROWS];
   [[unroll]] for (uint row = 0; row < ROWS; row++) {
     sums[row] = 0;
   }
@@ -23,9 +22,6 @@ void add_quads(uint column) {
       }
     }
   }
-  [[unroll]] for (uint row = 0; row < ROWS; row++) {
-    partial[row * WORKGROUP + gl_LocalInvocationIndex] = sums[row];
-  }
 }
 
 void main() {
@@ -33,8 +29,8 @@ void main() {
   add_quads(column);
   add_lanes();
   if (lane() == 0 && column < COLUMNS) {
-    for (uint row = 0; row < ROWS; row++) {
-      y[row * WIDTH + FIRST + column] = partial[row * WORKGROUP + gl_LocalInvocationIndex];
+    [[unroll]] for (uint row = 0; row < ROWS; row++) {
+      y[row * WIDTH + FIRST + column] = sums[row];
     }
   }
 }

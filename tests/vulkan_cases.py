@@ -123,7 +123,7 @@ def run_case_on_device(
         data = device.download([Region(buffers[p.buffer], p.offset, p.size) for p in places])
     finally:
         device.free(buffers.values())
-    assert device.messages == []
+    assert device.messages == [], device.messages[:2]
     return {v.name: view(d, v.type) for v, d in zip(graph.outputs, data, strict=True)}
 
 

@@ -53,6 +53,7 @@ KNOWN_LIMITS: Final[Mapping[str, Limits]] = {
                 "cooperative_matrix_s8",
                 "cooperative_matrix_f16",
                 "cooperative_matrix2_f16",
+                "full_subgroups",
                 "subgroup_shuffle",
             }
         ),
@@ -64,7 +65,7 @@ KNOWN_LIMITS: Final[Mapping[str, Limits]] = {
         subgroup=8,
         bindings=32,
         invocations=1024,
-        features=frozenset({"integer_dot_product", "subgroup_shuffle"}),
+        features=frozenset({"integer_dot_product", "full_subgroups", "subgroup_shuffle"}),
     ),
 }
 """Limits to plan for without the device: those of every Vulkan 1.3 device, of an NVIDIA H100, and

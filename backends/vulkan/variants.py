@@ -1,12 +1,13 @@
 r"""Variants of a kernel: one file, with parts that a kernel's name asks for.
 
 ``ternary_matmul_cm+low+added`` is the file ternary_matmul_cm.comp with the options LOW and ADDED;
-``thin_matmul+across+3`` is thin_matmul.comp with the option ACROSS for three members. In a file
+``thin_matmul+across+3`` is thin_matmul.comp with the option ACROSS for three members, and
+``ternary_matvec+ahead2`` has the option AHEAD, for two. In a file
 
 - ``#ifdef OPTION``, ``#else`` and ``#endif`` enclose what belongs to an option: bindings at the
   head, constants and code;
 - ``#pragma each`` and ``#pragma end`` enclose what is repeated for each member, with its number,
-  from 0 on, for ``@``;
+  from 0 on, for ``@``; ``#pragma each ahead`` what is repeated as often as the option says;
 - ``n`` stands for the next free number of a binding or of a specialization constant.
 
 The text of a variant is plain GLSL. It defines its options and ``MEMBERS``, and ``AT_name`` for the
@@ -14,7 +15,7 @@ binding of each operand that has its number from here.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 _BINDING = re.compile(r"(//\s+)n(\s+(?:read|write|update)\s+(\w+))")
 _NUMBERED = re.compile(r"//\s+(?:\d+|n)\s+(?:read|write|update)\s")
@@ -33,11 +34,13 @@ def with_members(kernel: str, members: int) -> str:
 
 def variant(text: str, kernel: str) -> str:
     """The text of a kernel: that of its file with the parts that its name asks for."""
-    options = kernel.split("+")[1:]
-    members = next((int(option) for option in options if option.isdigit()), 1)
-    chosen = [option.upper() for option in options if not option.isdigit()]
+    counts = {"": 1}
+    for option in kernel.split("+")[1:]:
+        word = option.rstrip("0123456789")
+        counts[word] = int(option.removeprefix(word) or 1)
+    members, chosen = counts[""], [word.upper() for word in counts if word]
     lines = text.splitlines()
-    numbered, defines = _number(_active(_repeat(lines, members), chosen))
+    numbered, defines = _number(_active(_repeat(lines, counts), chosen))
     if numbered == lines:
         return text
     version, *rest = numbered
@@ -45,14 +48,16 @@ def variant(text: str, kernel: str) -> str:
     return "\n".join([version, *(f"#define {define}" for define in defines), *rest]) + "\n"
 
 
-def _repeat(lines: Sequence[str], members: int) -> Iterator[str]:
+def _repeat(lines: Sequence[str], counts: Mapping[str, int]) -> Iterator[str]:
     """The lines with those of each member written out."""
     block: list[str] | None = None
+    count = 0
     for line in lines:
-        if line.strip() == "#pragma each":
-            block = []
-        elif line.strip() == "#pragma end" and block is not None:
-            for member in range(members):
+        words = line.split()
+        if words[:2] == ["#pragma", "each"]:
+            block, count = [], counts.get("".join(words[2:]), 0)
+        elif words == ["#pragma", "end"] and block is not None:
+            for member in range(count):
                 yield from (inner.replace("@", str(member)) for inner in block)
             block = None
         elif block is not None:

@@ -31,10 +31,13 @@ CACHE = 128 << 20
 _MOST_COPIES = 96
 """Weights of a case."""
 
+_LEAST_APPLICATIONS = 16
+"""A device that was idle does not run its first dispatch at full speed."""
+
 
 @dataclass(frozen=True)
 class Case:
-    """An op at some shapes, applied once to each of several weights.
+    """An op at some shapes, applied to several weights in turn.
 
     Attributes:
         name: for people.
@@ -56,6 +59,11 @@ class Case:
         needed = math.ceil(CACHE / self.operands[self.weight].nbytes)
         return max(1, min(_MOST_COPIES, needed))
 
+    @property
+    def applications(self) -> int:
+        """How often the op is applied: long enough for the device to be at full speed."""
+        return max(self.copies, _LEAST_APPLICATIONS)
+
 
 def cases(config: BitNetConfig, rows: int) -> Iterator[Case]:
     """Products of a model: of many rows as in training, of one as in decoding."""
@@ -71,7 +79,7 @@ def cases(config: BitNetConfig, rows: int) -> Iterator[Case]:
 
 
 def case_graph(case: Case) -> tuple[Graph, frozenset[str]]:
-    """The op once for each weight, and the labels of these nodes.
+    """The op applied to each weight in turn, and the labels of these nodes.
 
     Its results are reduced to a number each, so that they need not be kept.
     """
@@ -83,9 +91,12 @@ def case_graph(case: Case) -> tuple[Graph, frozenset[str]]:
     }
     totals: list[Value] = []
     labels: list[str] = []
-    for copy in range(case.copies):
-        weight = b.add_input(f"w{copy}", case.operands[case.weight], Role.WEIGHT)
-        operands = {**others, case.weight: weight}
+    weights = [
+        b.add_input(f"w{copy}", case.operands[case.weight], Role.WEIGHT)
+        for copy in range(case.copies)
+    ]
+    for number in range(case.applications):
+        operands = {**others, case.weight: weights[number % len(weights)]}
         y = b.op(case.op, *(operands[k] for k in sorted(operands)), name="", **dict(case.attrs))
         labels.append(label_of(b.nodes[-1]))
         totals.append(b.op("dot", y, y))
@@ -129,7 +140,7 @@ def _measure(gpu: ProfilingDevice, case: Case, rounds: int) -> Result:
         _, recording = gpu.recorded[-1]
         taken = sum(seconds for label, seconds in recording.seconds() if label in labels)
         if number >= WARMUP:
-            times.append(taken / case.copies)
+            times.append(taken / case.applications)
     dispatches = [d for d in program.plan.schedule.dispatches if d.label in labels]
     node = graph.nodes[0]
     moved = sum(value.type.nbytes for value in (*node.inputs, *node.outputs))

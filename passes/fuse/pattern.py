@@ -16,8 +16,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ...graph.ir import Graph, Input, Node, Role, Value
-from ...graph.ops.fused import expanded
+from ...graph.ir import Node, Value
 from ...graph.types import GraphError
 from .view import View, fits, key, needed_outside, read_by
 
@@ -104,9 +103,8 @@ class Pattern:
         Raises:
             GraphError: its body does not look like this.
         """
-        nodes = expanded(node)
-        inputs = tuple(Input(v, Role.INPUT) for v in dict.fromkeys(node.inputs))
-        view = View.of(Graph("fused", inputs, nodes, node.outputs))
+        view = View.inside(node)
+        nodes = view.graph.nodes
         for first in nodes:
             for match in self._matches(view, first):
                 if len(match.nodes) == len(nodes) or self.absorbs:

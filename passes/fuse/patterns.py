@@ -7,6 +7,7 @@ from ...graph.ir import Node
 from .elementwise import ElementwiseChains
 from .pattern import Pattern
 from .products import CodeGradients, LowProducts, Product, ProductGradients, WeightGradients
+from .projections import Projections
 from .updates import Updates
 from .view import View
 
@@ -136,7 +137,14 @@ LOSS_GRADIENTS = Pattern(
 )
 """Both gradients of the cross-entropy, which begin with that of the logits."""
 
-PRODUCTS = (ProductGradients(), CodeGradients(), WeightGradients(), Product(), LowProducts())
+PRODUCTS = (
+    ProductGradients(),
+    CodeGradients(),
+    WeightGradients(),
+    Projections(),
+    Product(),
+    LowProducts(),
+)
 """Groups around matrix products, which take the sums before and behind them."""
 
 ELEMENTWISE = ElementwiseChains("elementwise")

@@ -89,7 +89,7 @@ class Product:
         """One group for each product to which something is done."""
         for node in view.graph.nodes:
             if node.op == "ternary_matmul":
-                group = tuple(_with_sums(view, node))
+                group = tuple(with_sums(view, node))
                 group += _rotation(view, group[-1])
                 if len(group) > 1:
                     yield group
@@ -104,7 +104,7 @@ def _rotation(view: View, product: Node) -> tuple[Node, ...]:
     return () if rope is None or rope.op != "rope" else (heads, rope)
 
 
-def _with_sums(view: View, product: Node) -> Iterator[Node]:
+def with_sums(view: View, product: Node) -> Iterator[Node]:
     """A product, an adapter's part with the sum of both, and a sum with something else."""
     yield product
     total = only_user(view, product)

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ...graph.analysis import producers, users
-from ...graph.ir import Graph, Node, Value
+from ...graph.ir import Graph, Input, Node, Role, Value
+from ...graph.ops.fused import FUSED, expanded
 
 MOST_BINDINGS = 10
 """Operands and results of a group: each is a binding of its kernel."""
@@ -27,6 +28,12 @@ class View:
         """The view of a graph."""
         returned = frozenset(value.name for value in graph.outputs)
         return cls(graph, producers(graph), users(graph), returned)
+
+    @classmethod
+    def inside(cls, node: Node) -> "View":
+        """The view of what a fused node stands for, on its own operands and results."""
+        inputs = tuple(Input(value, Role.INPUT) for value in dict.fromkeys(node.inputs))
+        return cls.of(Graph(FUSED, inputs, expanded(node), node.outputs))
 
 
 def key(node: Node) -> str:

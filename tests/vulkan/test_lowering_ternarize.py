@@ -130,7 +130,7 @@ KERNELS = [
     pytest.param((70, 100, 36), PLAIN, ("ternary_matmul", "ternary_matmul_t"), id="plain"),
     pytest.param((3, 256, 65), PLAIN, ("ternary_matvec", "ternary_matmul_t"), id="few rows"),
     pytest.param((70, 100, 36), DOT, ("ternary_matmul_dot", "ternary_matmul_t"), id="dot"),
-    pytest.param((3, 256, 65), DOT, ("ternary_matvec_dot", "ternary_matmul_t"), id="few, dot"),
+    pytest.param((3, 256, 65), DOT, ("ternary_matvec+dot", "ternary_matmul_t"), id="few, dot"),
     pytest.param((40, 256, 96), UNITS, ("ternary_matmul_cm", "ternary_matmul_t_cm"), id="units"),
 ]
 

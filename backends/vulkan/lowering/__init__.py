@@ -14,8 +14,10 @@ from . import (
     fused,
     linear,
     loss,
+    matvec,
     norm,
     optimizer,
+    projections,
     quantize,
     rope,
     sampling,
@@ -32,8 +34,10 @@ _FAMILIES = (
     quantize,
     linear,
     ternary_gradients,
+    matvec,
     contraction,
     adapters,
+    projections,
     rope,
     attention,
     embedding,
@@ -81,4 +85,5 @@ def lower_calls(graph: Graph, limits: Limits) -> Lowering:
     for node in graph.nodes:
         lowering.label = label_of(node)
         lowering.lower(node)
+    lowering.drop_unread(graph.outputs)
     return lowering

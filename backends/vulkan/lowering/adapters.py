@@ -4,16 +4,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from ....graph.ir import Node, Value
+from ....graph.ops import op_def
 from ....graph.ops.fused import expanded
 from ....graph.tensors import HostValue
 from ....graph.types import DType, tensor
 from ....passes.fuse.products import Low, Through, low_of, through_products
+from ....passes.fuse.projections import FEW_ROWS
 from ..limits import Limits
 from ..variants import with_members
-from .calls import Lowering, Meaning, Rule, fused_rule, groups_for
+from .calls import Lowering, Meaning, Rule, fused_rule, groups_for, reducing_workgroup
 from .linear import (
-    FEW_ROWS,
     Extras,
     rotates,
     ternary_product,
@@ -36,8 +39,6 @@ _PARTS_WANTED = 1024
 """Tiles of thin_contract, times parts of the inner axis: so many that the last do not matter."""
 _STEPS_WANTED = 4
 """Steps along the inner axis that make a part worth its second stage."""
-_MATVEC = {"LANES": WORKGROUP, "WORKGROUP": WORKGROUP}
-"""A workgroup for each sum of a few rows: there are few of them."""
 
 
 def _low_products(lowering: Lowering, node: Node) -> None:
@@ -125,11 +126,11 @@ def _thin_matmul(lowering: Lowering, lows: Sequence[Low]) -> None:
     across = not lows[0].product.attributes["transpose_b"]
     tiles = math.ceil(columns / _TILE) * len(lows)
     if rows <= FEW_ROWS and not across:
-        kernel, sizes, groups = "thin_matvec", _MATVEC, len(lows) * columns
-    else:
-        kernel = f"thin_matmul{'+across' * across}"
-        sizes = _matmul_sizes(rows, tiles, lowering.limits)
-        groups = math.ceil(rows / sizes["EACH"]) * tiles
+        _thin_matvec(lowering, lows)
+        return
+    kernel = f"thin_matmul{'+across' * across}"
+    sizes = _matmul_sizes(rows, tiles, lowering.limits)
+    groups = math.ceil(rows / sizes["EACH"]) * tiles
     constants: dict[str, int | float] = {"ROWS": rows, "COLUMNS": columns, **sizes}
     constants["FACTOR"] = lows[0].factor
     operands: dict[str, Value] = {}
@@ -139,6 +140,39 @@ def _thin_matmul(lowering: Lowering, lows: Sequence[Low]) -> None:
         constants[f"INNER{number}"] = low.x.type.shape[1]
     kernel = with_members(kernel, len(lows))
     lowering.call(kernel, groups_for(groups, 1, lowering.limits), constants, **operands)
+
+
+def thin_products(lowering: Lowering, lows: Sequence[Low], norm: Node) -> None:
+    """Narrow products of few rows of a norm, which is taken on the way."""
+    alike: dict[object, list[Low]] = {}
+    for low in lows:
+        alike.setdefault((low.factor, low.result.type), []).append(low)
+    most = (lowering.limits.bindings - 2) // 2
+    for some in alike.values():
+        for begin in range(0, len(some), most):
+            _thin_matvec(lowering, some[begin : begin + most], norm)
+
+
+def _thin_matvec(lowering: Lowering, lows: Sequence[Low], norm: Node | None = None) -> None:
+    """Narrow products of few rows, a workgroup for each column."""
+    rows, columns = lows[0].result.type.shape
+    quads = math.ceil(max(low.x.type.shape[1] for low in lows) / 4)
+    constants: dict[str, int | float] = {"ROWS": rows, "COLUMNS": columns}
+    constants |= {"WORKGROUP": reducing_workgroup(quads, lowering.limits)}
+    constants["FACTOR"] = lows[0].factor
+    operands: dict[str, Value] = {}
+    kernel = "thin_matvec"
+    if norm is not None:
+        kernel, constants["EPS"] = "thin_matvec+normed", norm.attributes["eps"]
+        operands = dict(zip(("x", "norm"), norm.inputs, strict=True))
+    for number, low in enumerate(lows):
+        named = {"b": low.weight, "y": low.result}
+        if norm is None:
+            named["a"] = low.x
+        operands |= {f"{name}{number}": value for name, value in named.items()}
+        constants[f"INNER{number}"] = low.x.type.shape[1]
+    groups = groups_for(len(lows) * columns, 1, lowering.limits)
+    lowering.call(with_members(kernel, len(lows)), groups, constants, **operands)
 
 
 def _weight_gradients(lowering: Lowering, node: Node) -> None:
@@ -223,6 +257,20 @@ def _thin_matmul_meaning(across: bool) -> Meaning:
     return meaning
 
 
+def _thin_matvec_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
+    for number in range(sum(name.startswith("b") for name in operands)):
+        b, y = arrays(operands, f"b{number}", f"y{number}")
+        if "norm" in operands:
+            x, weight = arrays(operands, "x", "norm")
+            a = op_def("rms_norm").eval(x, weight, eps=float(constants["EPS"]))
+            assert isinstance(a, np.ndarray)
+        else:
+            (a,) = arrays(operands, f"a{number}")
+        y[...] = a @ b.T * np.float32(constants["FACTOR"])
+
+
 def _thin_contract_meaning(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> None:
@@ -250,7 +298,7 @@ RULES: dict[str, Rule] = {
     fused_rule("weight_gradients"): _weight_gradients,
 }
 MEANINGS: dict[str, Meaning] = {
-    "thin_matvec": _thin_matmul_meaning(across=False),
+    "thin_matvec": _thin_matvec_meaning,
     "thin_matmul": _thin_matmul_meaning(across=False),
     "thin_matmul+across": _thin_matmul_meaning(across=True),
     "thin_contract": _thin_contract_meaning,

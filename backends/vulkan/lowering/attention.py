@@ -18,9 +18,16 @@ _FEW_ROWS = 8
 """Queries up to which their keys are split over workgroups: those of sequences decoded together."""
 _SPAN = 64
 """Keys of one of those workgroups."""
+_FEW_KEYS = 1024
+"""Keys of one query up to which attention_few does it, in spans that what comes next can merge."""
+_FEW_SPANS = 4
+_KEYS_OF_FEW = 128
+"""Keys of its spans, if these are few enough."""
 _MOST_SHARED = 5
 """Query heads that one of those workgroups works on."""
 _SPLIT_THREADS = 128
+_FEW_KEYS_SUBGROUPS = 16
+"""Subgroups of that workgroup."""
 _HIDDEN = -1e30
 """Log of the sum over no keys, as attention_split writes it."""
 
@@ -28,6 +35,9 @@ _HIDDEN = -1e30
 def _attention(lowering: Lowering, node: Node) -> None:
     q, k, v, first, last = node.inputs
     out, lse = node.outputs
+    if _is_small(lowering, q, k):
+        _attention_of_few(lowering, node)
+        return
     if q.type.shape[0] <= _FEW_ROWS:
         _attention_by_spans(lowering, node)
         return
@@ -38,10 +48,58 @@ def _attention(lowering: Lowering, node: Node) -> None:
     lowering.call("attention", groups, constants, **operands, o=out, lse=lse)
 
 
+def _is_small(lowering: Lowering, q: Value, k: Value) -> bool:
+    """Whether attention_few can do it: in subgroups of a known size that shuffle."""
+    limits = lowering.limits
+    able = limits.features >= {"subgroup_shuffle", "full_subgroups"} and limits.subgroup >= 4
+    rows, _, width = q.type.shape
+    few = rows == 1 and k.type.shape[0] <= _FEW_KEYS
+    return able and few and width % 4 == 0 and width <= 4 * _threads_of_few(limits)
+
+
+def _threads_of_few(limits: Limits) -> int:
+    return min(_FEW_KEYS_SUBGROUPS * limits.subgroup, limits.invocations)
+
+
+def _attention_of_few(lowering: Lowering, node: Node) -> None:
+    q, k, v, first, last = node.inputs
+    heads, keys, limits = q.type.shape[1], k.type.shape[0], lowering.limits
+    spans = min(_FEW_SPANS, -(-keys // _KEYS_OF_FEW))
+    constants = {name: size for name, size in _sizes(node).items() if name != "ROWS"}
+    constants |= {"SPANS": spans, "SPAN": -(-keys // spans), "SUBGROUP_SIZE": limits.subgroup}
+    constants["WORKGROUP"] = _threads_of_few(limits)
+    o, lse = _of_spans(lowering, node, spans)
+    operands = {"q": q, "k": k, "v": v, "first": first, "last": last, "o": o, "lse": lse}
+    lowering.call("attention_few", (heads, spans, 1), constants, **operands)
+    _merge(lowering, node, o, lse)
+
+
+def _of_spans(lowering: Lowering, node: Node, spans: int) -> tuple[Value, Value]:
+    """Where results of spans are kept: those of the node if there is one span."""
+    out, lse = node.outputs
+    if spans == 1:
+        return out, lse
+    rows, heads, width = out.type.shape
+    return (
+        lowering.scratch(tensor("f32", rows, spans, heads, width)),
+        lowering.scratch(tensor("f32", rows, spans, heads)),
+    )
+
+
+def _merge(lowering: Lowering, node: Node, span_o: Value, span_lse: Value) -> None:
+    """One softmax from those over spans, unless there is one span."""
+    out, lse = node.outputs
+    if span_o == out:
+        return
+    rows, heads, width = out.type.shape
+    constants = {"ROWS": rows, "HEADS": heads, "WIDTH": width, "SPANS": span_o.type.shape[1]}
+    operands = {"span_o": span_o, "span_lse": span_lse, "o": out, "lse": lse}
+    lowering.call("attention_merge", (heads, rows, 1), constants, **operands)
+
+
 def _attention_by_spans(lowering: Lowering, node: Node) -> None:
     q, k, v, first, last = node.inputs
-    out, lse = node.outputs
-    rows, heads, width = q.type.shape
+    rows, heads, _ = q.type.shape
     shared = heads // k.type.shape[1]
     share = max(n for n in range(1, _MOST_SHARED + 1) if shared % n == 0)
     spans = -(-k.type.shape[0] // _SPAN)
@@ -52,19 +110,11 @@ def _attention_by_spans(lowering: Lowering, node: Node) -> None:
         "SHARE": share,
         "LANES": _SPLIT_THREADS >> (share - 1).bit_length(),
     }
-    parts = out, lse
-    if spans > 1:
-        parts = (
-            lowering.scratch(tensor("f32", rows, spans, heads, width)),
-            lowering.scratch(tensor("f32", rows, spans, heads)),
-        )
+    o, lse = _of_spans(lowering, node, spans)
     operands = {"q": q, "k": k, "v": v, "first": first, "last": last}
     groups = (spans, heads // share, rows)
-    lowering.call("attention_split", groups, constants, **operands, o=parts[0], lse=parts[1])
-    if spans > 1:
-        constants = {"ROWS": rows, "HEADS": heads, "WIDTH": width, "SPANS": spans}
-        operands = {"span_o": parts[0], "span_lse": parts[1], "o": out, "lse": lse}
-        lowering.call("attention_merge", (heads, rows, 1), constants, **operands)
+    lowering.call("attention_split", groups, constants, **operands, o=o, lse=lse)
+    _merge(lowering, node, o, lse)
 
 
 def _attention_grad(lowering: Lowering, node: Node) -> None:
@@ -201,13 +251,33 @@ def _split_meaning(constants: Mapping[str, int | float], operands: Mapping[str, 
         )
 
 
-def _merge_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
-    span_o, span_lse, o, lse = arrays(operands, "span_o", "span_lse", "o", "lse")
+def _few_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    _split_meaning(constants, operands)
+    if "parts_ahead" in operands:
+        o, weight, a, parts = arrays(operands, "o", "ahead_norm", "a0", "parts_ahead")
+        heads, width = o.shape[2:]
+        scaled = o.reshape(-1, heads, width) * weight.reshape(heads, width)
+        by_head = a.reshape(len(a), heads, width)
+        parts[...] = np.einsum("shw,rhw->shr", scaled, by_head).reshape(parts.shape)
+
+
+def merged(span_o: Array, span_lse: Array) -> tuple[Array, Array]:
+    """One softmax and its lse from those over spans.
+
+    Args:
+        span_o: [rows, spans, heads, width].
+        span_lse: [rows, spans, heads].
+    """
     top = span_lse.max(axis=1)
     weights = np.exp(span_lse - top[:, None])
     total = weights.sum(axis=1)
-    o[...] = (weights[..., None] * span_o).sum(axis=1) / total[..., None]
-    lse[...] = top + np.log(total)
+    o = (weights[..., None] * span_o).sum(axis=1) / total[..., None]
+    return o, top + np.log(total)
+
+
+def _merge_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    span_o, span_lse, o, lse = arrays(operands, "span_o", "span_lse", "o", "lse")
+    o[...], lse[...] = merged(span_o, span_lse)
 
 
 RULES: dict[str, Rule] = {
@@ -217,6 +287,7 @@ RULES: dict[str, Rule] = {
 }
 MEANINGS: dict[str, Meaning] = {
     **dict([of_op("attention", "attention")]),
+    "attention_few": _few_meaning,
     "attention_split": _split_meaning,
     "attention_merge": _merge_meaning,
     "attention_dq": _dq_meaning,

@@ -1,14 +1,16 @@
 """What a rule of the lowering writes: calls of kernels on values, before memory is planned."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from ....graph.ir import Node, Value
-from ....graph.ops.fused import FUSED, expanded
+from ....graph.ops.fused import FUSED
 from ....graph.tensors import HostValue
 from ....graph.types import GraphError, TensorType
+from ....passes.fuse.fuse import Fuse
+from ....passes.fuse.view import View
 from ..kernels import kernel
 from ..limits import Limits
 from ..schedule import Access
@@ -106,9 +108,15 @@ class Lowering:
         else:
             raise GraphError(f"there is no kernel for the op {node.op}")
 
-    def lower_apart(self, node: Node) -> None:
-        """Add the calls of the nodes that a fused one stands for: where no kernel does it all."""
-        for part in expanded(node):
+    def lower_apart(self, node: Node, patterns: tuple[str, ...] = ()) -> None:
+        """Add the calls of the nodes that a fused one stands for: where no kernel does it all.
+
+        Args:
+            node: of the op `fused`.
+            patterns: names of those by which its nodes may become fewer again.
+        """
+        body = View.inside(node).graph
+        for part in (Fuse(only=patterns)(body) if patterns else body).nodes:
             self.lower(part)
 
     def call(
@@ -129,6 +137,45 @@ class Lowering:
         Raises:
             GraphError: constants, operands or their sizes do not fit the kernel.
         """
+        self.calls.append(self._make(name, groups, constants, operands, self.label))
+
+    def replace(
+        self,
+        position: int,
+        name: str,
+        groups: tuple[int, int, int],
+        constants: Mapping[str, int | float],
+        **operands: Value | Part,
+    ) -> None:
+        """Put another call in the place of one; the arguments are those of `call`."""
+        label = self.calls[position].label
+        self.calls[position] = self._make(name, groups, constants, operands, label)
+
+    def drop_unread(self, outputs: Iterable[Value]) -> None:
+        """Drop calls whose results nobody reads; rules may have found a way around them."""
+        needed = {self._home(value) for value in outputs} | set(self.inputs)
+        kept: list[Call] = []
+        for call in reversed(self.calls):
+            homes = [(self._home(o.part.value), o.access) for o in call.operands]
+            if any(home in needed for home, access in homes if access is not Access.READ):
+                needed |= {home for home, access in homes if access is not Access.WRITE}
+                kept.append(call)
+        self.calls = kept[::-1]
+
+    def _home(self, value: Value) -> str:
+        """Name of the value whose bytes a value is."""
+        while value.name in self.views or value.name in self.donors:
+            value = self.views.get(value.name) or self.donors[value.name]
+        return value.name
+
+    def _make(
+        self,
+        name: str,
+        groups: tuple[int, int, int],
+        constants: Mapping[str, int | float],
+        operands: Mapping[str, Value | Part],
+        label: str,
+    ) -> Call:
         record = kernel(name)
         if set(constants) != set(record.constants):
             raise GraphError(f"{name} has the constants {record.constants}, got {set(constants)}")
@@ -144,7 +191,7 @@ class Lowering:
         if any(not 0 < count <= self.limits.max_groups for count in groups):
             raise GraphError(f"{name}: {groups} workgroups are more than the device can start")
         ordered = tuple(sorted(constants.items()))
-        self.calls.append(Call(name, ordered, tuple(bound), groups, self.label))
+        return Call(name, ordered, tuple(bound), groups, label)
 
     def choose(self, op: str, sizes: tuple[int, int, int], ways: Sequence[str]) -> str | None:
         """The way to compute a product: the first that is not avoided; None if there is none."""

@@ -11,6 +11,7 @@ from ....graph.ir import Node, Value
 from ....graph.ops import op_def
 from ....graph.tensors import GROUP, Array, HostValue, Ternary
 from ....graph.types import DType, tensor
+from ....passes.fuse.projections import FEW_ROWS
 from ..layout import assign
 from .calls import (
     Lowering,
@@ -22,16 +23,11 @@ from .calls import (
     rows_of,
     whole,
 )
+from .matvec import Around, Member, is_matvec, ternary_matvec
 from .meanings import arrays, of_op
 from .quantize import dequantize
 from .shares import Share, call_shared, share_for, shared_meaning
 from .tiles import TILE_K, WORKGROUP, lanes_for, parts_for, tile_for
-
-FEW_ROWS = 8
-"""Rows up to which a product is a matter of reading the weights once: matrix-vector kernels."""
-
-_STRIP = 64
-"""Weights that a thread of ternary_matvec reads at once."""
 
 _DEPTH = 64
 """Values of the inner axis that a step of ternary_matmul_cm takes."""
@@ -91,22 +87,11 @@ def ternary_product(lowering: Lowering, x: Value, w: Value, y: Value, extras: Ex
     sizes = (*x.type.shape, w.type.shape[0])
     if x.type.dtype is not DType.Q8:
         tiled_product(lowering, "ternary_matmul_f32", sizes, {"x": x, "w": w}, y, extras=extras)
-    elif _is_matvec(x):
-        _ternary_matvec(lowering, sizes, x, w, y, extras)
+    elif is_matvec(x):
+        member = Member(w, y, extras.low, extras.weight, turns=extras.table is not None)
+        ternary_matvec(lowering, x, [member], Around(added=extras.added, table=extras.table))
     else:
         _ternary_tiles(lowering, sizes, x, w, y, extras)
-
-
-def _ternary_matvec(
-    lowering: Lowering, sizes: tuple[int, ...], x: Value, w: Value, y: Value, extras: Extras
-) -> None:
-    rows, inner, columns = sizes
-    lanes, groups = lanes_for(inner // _STRIP, columns, lowering.limits)
-    constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **lanes, **extras.constants}
-    if extras.table is not None:
-        constants["WIDTH"] = extras.table.type.shape[1]
-    kernel = f"ternary_matvec{_dot(lowering)}{extras.options}"
-    lowering.call(kernel, groups, constants, x=x, w=w, y=y, **extras.operands)
 
 
 def _ternary_tiles(
@@ -153,16 +138,11 @@ def rotates(lowering: Lowering, x: Value, w: Value, rope: Node) -> bool:
     """
     if rope.attributes["inverse"] or x.type.dtype is not DType.Q8:
         return False
-    if _is_matvec(x):
+    if is_matvec(x):
         return True
     _, share = _codes_way(lowering, x, w)
     shuffles = "subgroup_shuffle" in lowering.limits.features
     return share is not None and shuffles and rope.inputs[0].type.shape[2] == share.tile.columns
-
-
-def _is_matvec(x: Value) -> bool:
-    """Whether a product with int8 activations is a matter of reading the weights once."""
-    return x.type.shape[0] <= FEW_ROWS and x.type.shape[1] % GROUP == 0
 
 
 def _dot(lowering: Lowering) -> str:
@@ -403,8 +383,6 @@ RULES: dict[str, Rule] = {
 _ON_CODES = (
     "ternary_matmul",
     "ternary_matmul_dot",
-    "ternary_matvec",
-    "ternary_matvec_dot",
 )
 
 MEANINGS: dict[str, Meaning] = {

@@ -9,11 +9,11 @@ import numpy as np
 from ....graph.ir import Node, Value
 from ....graph.tensors import GROUP, Array, HostValue, Ternary
 from ....graph.types import DType, tensor
+from ....passes.fuse.projections import FEW_ROWS
 from ..layout import assign
 from ..variants import with_members
 from .calls import Lowering, Meaning, Rule, groups_for, reducing_workgroup
 from .linear import (
-    FEW_ROWS,
     Extras,
     dense,
     finish_product,
