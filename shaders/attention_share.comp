@@ -1,5 +1,6 @@
 #version 460
-// attention_share: dk and dv of shared keys, as the sums over the query heads that share them.
+// attention_share: dk and dv of shared keys, as the sums over the query heads that share them, or over
+// parts of those.
 //
 // Reference: op attention_grad, its last results from those of attention_dkv.
 // Bindings:

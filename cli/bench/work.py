@@ -17,6 +17,7 @@ _PREPARING: Final = frozenset(
     {
         "advance",
         "attention_merge",
+        "attention_power",
         "attention_share",
         "cross_entropy_merge",
         "halves_finish",

@@ -12,7 +12,7 @@ from ....graph.types import GraphError, tensor
 from ....passes.fuse.patterns import ATTENTION_GRAD_ROPE
 from ..limits import Limits
 from .calls import Lowering, Meaning, Rule, fused_rule, groups_for
-from .meanings import arrays, of_op
+from .meanings import arrays, of_op, row_powers
 
 _FEW_ROWS = 8
 """Queries up to which their keys are split over workgroups: those of sequences decoded together."""
@@ -30,6 +30,17 @@ _FEW_KEYS_SUBGROUPS = 16
 """Subgroups of that workgroup."""
 _HIDDEN = -1e30
 """Log of the sum over no keys, as attention_split writes it."""
+_UNIT_LINES = 64
+"""Queries of any head that a workgroup of attention_cm has."""
+_UNIT_TILE = 32
+"""Keys that pass it by together; half as many where there are many workgroups."""
+_MANY_GROUPS = 256
+_UNIT_OWN = 32
+"""Queries of any head, or keys, that a workgroup of attention's gradient has."""
+_UNIT_THREADS = 128
+_SUBGROUP = 32
+_GROUPS_WANTED = 1024
+"""Workgroups of attention_dkv_cm that keep a large device busy, as some have little to do."""
 
 
 def _attention(lowering: Lowering, node: Node) -> None:
@@ -42,9 +53,15 @@ def _attention(lowering: Lowering, node: Node) -> None:
         _attention_by_spans(lowering, node)
         return
     rows, heads, _ = q.type.shape
+    operands = {"q": q, "k": k, "v": v, "first": first, "last": last}
+    if _fits_units(lowering.limits, node):
+        groups = _groups_of_lines(node, _UNIT_LINES)
+        tile = _UNIT_TILE if math.prod(groups) < _MANY_GROUPS else _UNIT_TILE // 2
+        constants = {**_unit_constants(node), "TILE": tile}
+        lowering.call("attention_cm", groups, constants, **operands, o=out, lse=lse)
+        return
     constants = _tile_constants(lowering.limits, node)
     groups = (-(-rows // (4 * int(constants["LANES"]))), heads, 1)
-    operands = {"q": q, "k": k, "v": v, "first": first, "last": last}
     lowering.call("attention", groups, constants, **operands, o=out, lse=lse)
 
 
@@ -125,13 +142,18 @@ def _rotated_grad(lowering: Lowering, node: Node) -> None:
     """The gradient for queries and keys that were rotated: turned back as it is written."""
     match = ATTENTION_GRAD_ROPE.bind(node)
     grad, *ropes = match.nodes
-    constants = _tile_constants(lowering.limits, grad)
-    pairs_meet = grad.outputs[0].type.shape[2] % (8 * int(constants["LANES"])) == 0
-    if pairs_meet and all(rope.attributes["inverse"] for rope in ropes):
+    together = _fits_units(lowering.limits, grad) or _pairs_meet(lowering.limits, grad)
+    if together and all(rope.attributes["inverse"] for rope in ropes):
         outputs = match["dq_turned"], match["dk_turned"], match["dv"]
         _gradient_calls(lowering, grad, outputs, match["table"])
     else:
         lowering.lower_apart(node)
+
+
+def _pairs_meet(limits: Limits, node: Node) -> bool:
+    """Whether a thread of the kernels without matrix units has both sums of a rotated pair."""
+    lanes = int(_tile_constants(limits, node)["LANES"])
+    return node.outputs[0].type.shape[2] % (8 * lanes) == 0
 
 
 def _gradient_calls(
@@ -140,31 +162,90 @@ def _gradient_calls(
     names = ("q", "k", "v", "lse", "delta", "dout", "first", "last")
     operands = dict(zip(names, node.inputs, strict=True))
     dq, dk, dv = outputs
-    rows, heads, width = dq.type.shape
-    keys, kv_heads, _ = dk.type.shape
-    constants = _tile_constants(lowering.limits, node)
-    tile = 4 * int(constants["LANES"])
     rotated = ""
     if table is not None:
         rotated, operands["table"] = "+rotated", table
+    if _fits_units(lowering.limits, node):
+        _gradient_on_units(lowering, node, rotated, operands, outputs)
+        return
+    rows, heads, _ = dq.type.shape
+    keys = dk.type.shape[0]
+    constants = _tile_constants(lowering.limits, node)
+    tile = 4 * int(constants["LANES"])
     groups = (-(-rows // tile), heads, 1)
     lowering.call(f"attention_dq{rotated}", groups, constants, **operands, dq=dq)
+    each_dk, each_dv = _results_of_parts(lowering, heads, dk, dv)
     groups = (-(-keys // tile), heads, 1)
-    if heads == kv_heads:
-        lowering.call(f"attention_dkv{rotated}", groups, constants, **operands, dk=dk, dv=dv)
-        return
-    each = tensor("f32", keys, heads, width)
-    of_head = {"dk": lowering.scratch(each), "dv": lowering.scratch(each)}
-    lowering.call(f"attention_dkv{rotated}", groups, constants, **operands, **of_head)
+    lowering.call(f"attention_dkv{rotated}", groups, constants, **operands, dk=each_dk, dv=each_dv)
+    _add_parts(lowering, heads, (each_dk, each_dv), (dk, dv))
+
+
+def _gradient_on_units(
+    lowering: Lowering,
+    node: Node,
+    rotated: str,
+    operands: Mapping[str, Value],
+    outputs: tuple[Value, ...],
+) -> None:
+    limits = lowering.limits
+    dq, dk, dv = outputs
+    rows, heads, width = dq.type.shape
+    keys = dk.type.shape[0]
+    power = lowering.scratch(tensor("f32", rows, heads))
     lowering.call(
-        "attention_share",
-        groups_for(dk.type.size, 256, lowering.limits),
-        {"KEYS": keys, "HEADS": heads, "KV_HEADS": kv_heads, "WIDTH": width},
-        head_dk=of_head["dk"],
-        head_dv=of_head["dv"],
-        dk=dk,
-        dv=dv,
+        "attention_power",
+        groups_for(rows * heads, 64, limits),
+        {"ROWS": rows, "HEADS": heads, "WIDTH": width},
+        dout=operands["dout"],
+        delta=operands["delta"],
+        power=power,
     )
+    operands = {**operands, "power": power}
+    constants = _unit_constants(node)
+    groups = _groups_of_lines(node, _UNIT_OWN)
+    lowering.call(f"attention_dq_cm{rotated}", groups, constants, **operands, dq=dq)
+    tiles = -(-keys // _UNIT_OWN)
+    parts = _parts(node, tiles)
+    each_dk, each_dv = _results_of_parts(lowering, parts, dk, dv)
+    constants |= {"PARTS": parts}
+    groups = (tiles, parts, 1)
+    kernel = f"attention_dkv_cm{rotated}"
+    lowering.call(kernel, groups, constants, **operands, dk=each_dk, dv=each_dv)
+    _add_parts(lowering, parts, (each_dk, each_dv), (dk, dv))
+
+
+def _parts(node: Node, tiles: int) -> int:
+    """Into how many parts heads are cut, each of heads that share keys, for enough workgroups."""
+    heads, kv_heads = node.inputs[0].type.shape[1], node.inputs[1].type.shape[1]
+    choices = [parts for parts in range(kv_heads, heads + 1, kv_heads) if heads % parts == 0]
+    return next((parts for parts in choices if tiles * parts >= _GROUPS_WANTED), choices[-1])
+
+
+def _results_of_parts(lowering: Lowering, parts: int, dk: Value, dv: Value) -> tuple[Value, Value]:
+    """Where each part of the heads leaves its gradients for keys and values."""
+    keys, kv_heads, width = dk.type.shape
+    if parts == kv_heads:
+        return dk, dv
+    each = tensor("f32", keys, parts, width)
+    return lowering.scratch(each), lowering.scratch(each)
+
+
+def _add_parts(
+    lowering: Lowering, parts: int, each: tuple[Value, Value], sums: tuple[Value, Value]
+) -> None:
+    """Add up the gradients of the parts that share keys."""
+    dk, dv = sums
+    keys, kv_heads, width = dk.type.shape
+    if parts > kv_heads:
+        lowering.call(
+            "attention_share",
+            groups_for(dk.type.size, 256, lowering.limits),
+            {"KEYS": keys, "HEADS": parts, "KV_HEADS": kv_heads, "WIDTH": width},
+            head_dk=each[0],
+            head_dv=each[1],
+            dk=dk,
+            dv=dv,
+        )
 
 
 def _sizes(node: Node) -> dict[str, int | float]:
@@ -173,6 +254,38 @@ def _sizes(node: Node) -> dict[str, int | float]:
     scale = float(np.float32(1 / math.sqrt(width)))
     sizes = {"ROWS": rows, "KEYS": keys, "HEADS": heads, "KV_HEADS": kv_heads, "WIDTH": width}
     return {**sizes, "SCALE": scale}
+
+
+def _unit_constants(node: Node) -> dict[str, int | float]:
+    return {**_sizes(node), "SUBGROUP_SIZE": _SUBGROUP}
+
+
+def _groups_of_lines(node: Node, tile: int) -> tuple[int, int, int]:
+    """Workgroups for tiles of the queries of all heads that share keys, and for those heads."""
+    rows, heads, _ = node.inputs[0].type.shape
+    kv_heads = node.inputs[1].type.shape[1]
+    return (-(-rows * (heads // kv_heads) // tile), kv_heads, 1)
+
+
+def _fits_units(limits: Limits, node: Node) -> bool:
+    """Whether a device's matrix units serve for attention of this size."""
+    rows, _, width = node.inputs[0].type.shape
+    return (
+        "cooperative_matrix_f16" in limits.features
+        and limits.subgroup == _SUBGROUP
+        and limits.invocations >= _UNIT_THREADS
+        and limits.shared_memory >= _unit_bytes(width)
+        and rows > _FEW_ROWS
+        and width % 32 == 0
+        and width <= 128
+    )
+
+
+def _unit_bytes(width: int) -> int:
+    """What attention_cm declares, more than its gradient: tiles, scores, divisors, a range."""
+    tiles = 4 * _UNIT_TILE * (width // 8 + 1)
+    scores = _UNIT_LINES * (_UNIT_TILE // 4 + 1)
+    return 16 * (tiles + scores) + 4 * _UNIT_LINES + 8
 
 
 def _tile_constants(limits: Limits, node: Node) -> dict[str, int | float]:
@@ -208,6 +321,12 @@ def _gradients(operands: Mapping[str, HostValue], *, each: bool) -> tuple[Array,
     return dq, dk, dv
 
 
+def _power_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    dout, delta, power = arrays(operands, "dout", "delta", "power")
+    rows = np.concatenate([dout, delta[..., None]], axis=2)
+    power[...] = row_powers(rows.reshape(power.size, -1)).reshape(power.shape)
+
+
 def _dq_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
     (dq,) = arrays(operands, "dq")
     dq[...] = _turned_back(_gradients(operands, each=False)[0], operands)
@@ -215,8 +334,16 @@ def _dq_meaning(constants: Mapping[str, int | float], operands: Mapping[str, Hos
 
 def _dkv_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
     dk, dv = arrays(operands, "dk", "dv")
-    _, head_dk, dv[...] = _gradients(operands, each=True)
-    dk[...] = _turned_back(head_dk, operands)
+    _, head_dk, head_dv = _gradients(operands, each=True)
+    dk[...] = _turned_back(_summed(head_dk, dk.shape[1]), operands)
+    dv[...] = _summed(head_dv, dv.shape[1])
+
+
+def _summed(each: Array, parts: int) -> Array:
+    """Sums over the heads of each part."""
+    keys, _, width = each.shape
+    sums: Array = each.reshape(keys, parts, -1, width).sum(axis=2)
+    return sums
 
 
 def _turned_back(x: Array, operands: Mapping[str, HostValue]) -> Array:
@@ -231,8 +358,7 @@ def _turned_back(x: Array, operands: Mapping[str, HostValue]) -> Array:
 def _share_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
     for name in ("dk", "dv"):
         target, each = arrays(operands, name, f"head_{name}")
-        keys, kv_heads, width = target.shape
-        target[...] = each.reshape(keys, kv_heads, -1, width).sum(axis=2)
+        target[...] = _summed(each, target.shape[1])
 
 
 def _split_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
@@ -286,11 +412,14 @@ RULES: dict[str, Rule] = {
     fused_rule(ATTENTION_GRAD_ROPE.name): _rotated_grad,
 }
 MEANINGS: dict[str, Meaning] = {
-    **dict([of_op("attention", "attention")]),
+    **dict(of_op("attention", name) for name in ("attention", "attention_cm")),
     "attention_few": _few_meaning,
     "attention_split": _split_meaning,
     "attention_merge": _merge_meaning,
     "attention_dq": _dq_meaning,
     "attention_dkv": _dkv_meaning,
+    "attention_power": _power_meaning,
+    "attention_dq_cm": _dq_meaning,
+    "attention_dkv_cm": _dkv_meaning,
     "attention_share": _share_meaning,
 }

@@ -24,7 +24,7 @@ from .calls import (
     whole,
 )
 from .matvec import Around, Member, is_matvec, ternary_matvec
-from .meanings import arrays, of_op
+from .meanings import arrays, of_op, row_powers
 from .quantize import dequantize
 from .shares import Share, call_shared, share_for, shared_meaning
 from .tiles import TILE_K, WORKGROUP, lanes_for, parts_for, tile_for
@@ -356,13 +356,6 @@ def _sum_parts_meaning(
 
 def _row_power(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
     assign(operands["y"], row_powers(dense(operands["x"])))
-
-
-def row_powers(x: Array) -> Array:
-    """The power of two below the largest magnitude of each row, or equal to it."""
-    exponents = np.max(np.abs(x), axis=1).view(np.uint32) >> 23
-    powers: Array = (np.clip(exponents, 1, 253) << 23).view(np.float32)
-    return powers
 
 
 def _codes_product(

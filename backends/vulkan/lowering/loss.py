@@ -15,8 +15,8 @@ from ....graph.types import DType, tensor
 from ....passes.fuse.patterns import LOSS_GRADIENTS
 from ..limits import Limits
 from .calls import Lowering, Meaning, Part, Rule, fused_rule, groups_for, row_ranges, rows_of
-from .linear import part_of_inner, row_powers, tiled_product
-from .meanings import arrays
+from .linear import part_of_inner, tiled_product
+from .meanings import arrays, row_powers
 from .tiles import TILE_K, Tile, plain_tile, units_tile
 
 _SCRATCH = 64 << 20

@@ -50,3 +50,10 @@ def arrays(operands: Mapping[str, HostValue], *names: str) -> tuple[Array, ...]:
     values = [operands[name] for name in names]
     assert all(isinstance(value, np.ndarray) for value in values)
     return tuple(value for value in values if isinstance(value, np.ndarray))
+
+
+def row_powers(x: Array) -> Array:
+    """The power of two below the largest magnitude of each row, or equal to it."""
+    exponents = np.max(np.abs(x), axis=1).view(np.uint32) >> 23
+    powers: Array = (np.clip(exponents, 1, 253) << 23).view(np.float32)
+    return powers

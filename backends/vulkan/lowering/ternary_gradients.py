@@ -18,10 +18,9 @@ from .linear import (
     dense,
     finish_product,
     plain_matmul,
-    row_powers,
     tiled_product,
 )
-from .meanings import arrays
+from .meanings import arrays, row_powers
 from .shares import call_shared, least_share, places_of, share_for, shared_meaning
 from .tiles import Tile
 
