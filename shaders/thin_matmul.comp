@@ -1,9 +1,9 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 // thin_matmul: y = FACTOR a b^T, or FACTOR a b with ACROSS, of few columns, for each of some pairs of a
-// and b; with POWER also the power of two near the largest magnitude of each row of a.
+// and b.
 //
-// Reference: op matmul, then scale; row_power for the powers.
+// Reference: op matmul, then scale.
 // Bindings:
 #pragma each
 //   n read  a@ f32[ROWS,INNER@]
@@ -13,9 +13,6 @@
 //   n read  b@ f32[COLUMNS,INNER@]
 #endif
 //   n write y@ f32[ROWS,COLUMNS]
-#ifdef POWER
-//   n write power@ f32[ROWS]
-#endif
 #pragma end
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint COLUMNS = 1;
@@ -28,14 +25,9 @@ layout(constant_id = n) const uint INNER@ = 1;
 #pragma end
 layout(local_size_x_id = 5) in;
 const uint CELLS = 4;  // a tile has EACH rows
-#include "power.glsl"
 #include "thin.glsl"
 
 const uint TILES_N = (COLUMNS + TILE - 1) / TILE;
-
-#ifdef POWER
-shared uint tops[EACH];  // bits of the largest magnitude of each row
-#endif
 
 vec4 product(vec4 a, vec4 b[4]) {
 #ifdef ACROSS
@@ -43,11 +35,6 @@ vec4 product(vec4 a, vec4 b[4]) {
 #else
   return vec4(dot(a, b[0]), dot(a, b[1]), dot(a, b[2]), dot(a, b[3]));
 #endif
-}
-
-float largest(vec4 a) {
-  const vec4 size = abs(a);
-  return max(max(size.x, size.y), max(size.z, size.w));
 }
 
 const uint LAST_QUAD = (COLUMNS - 1) / 4 * 4;
@@ -62,11 +49,8 @@ MATRIX_F32(b@, AT_b@, INNER@, COLUMNS)
 MATRIX_F32(b@, AT_b@, COLUMNS, INNER@)
 #endif
 RESULT_F32(y@, AT_y@, COLUMNS, 0, COLUMNS)
-#ifdef POWER
-layout(binding = AT_power@, std430) writeonly buffer Power@ { float power@[]; };
-#endif
 
-void multiply@(uint row, uint column, inout vec4 sums[EACH], inout float top[EACH]) {
+void multiply@(uint row, uint column, inout vec4 sums[EACH]) {
   for (uint k = 4 * lane(); k < INNER@; k += 4 * LANES) {
     vec4 a[EACH], b[4];
     [[unroll]] for (uint i = 0; i < EACH; i++) {
@@ -81,9 +65,6 @@ void multiply@(uint row, uint column, inout vec4 sums[EACH], inout float top[EAC
     }
     [[unroll]] for (uint i = 0; i < EACH; i++) {
       sums[i] += product(a[i], b);
-#ifdef POWER
-      top[i] = max(top[i], largest(a[i]));
-#endif
     }
   }
 }
@@ -97,31 +78,6 @@ void store(uint member, uint row, uint column, vec4 y) {
 #pragma end
 }
 
-#ifdef POWER
-// The first of the threads side by side have seen all of the rows.
-void store_powers(uint member, uint row, float top[EACH]) {
-  const uint line = gl_LocalInvocationIndex;
-  if (line < EACH) {
-    tops[line] = 0;
-  }
-  barrier();
-  if (quad() == 0) {
-    [[unroll]] for (uint i = 0; i < EACH; i++) {
-      atomicMax(tops[i], floatBitsToUint(top[i]));
-    }
-  }
-  barrier();
-  if (line < EACH && row + line < ROWS) {
-    const float power = power_below(tops[line]);
-#pragma each
-    if (member == @) {
-      power@[row + line] = power;
-    }
-#pragma end
-  }
-}
-#endif
-
 // Tiles of the members take turns, so that members which share a factor read it at about the same time.
 void main() {
   const uint member = group() % MEMBERS;
@@ -131,15 +87,13 @@ void main() {
     return;
   }
   vec4 sums[EACH];
-  float top[EACH];  // of what this thread has of each row
   [[unroll]] for (uint i = 0; i < EACH; i++) {
     sums[i] = vec4(0);
-    top[i] = 0;
   }
   const uint column = first + 4 * quad();
 #pragma each
   if (member == @) {
-    multiply@(row, column, sums, top);
+    multiply@(row, column, sums);
   }
 #pragma end
   add_lanes(sums);
@@ -150,9 +104,4 @@ void main() {
       }
     }
   }
-#ifdef POWER
-  if (first == 0) {
-    store_powers(member, row, top);
-  }
-#endif
 }

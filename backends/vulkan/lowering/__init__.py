@@ -19,6 +19,7 @@ from . import (
     quantize,
     rope,
     sampling,
+    ternary_gradients,
     training_loss,
 )
 from .calls import Lowering, Meaning, Rule
@@ -30,6 +31,7 @@ _FAMILIES = (
     norm,
     quantize,
     linear,
+    ternary_gradients,
     contraction,
     adapters,
     rope,
