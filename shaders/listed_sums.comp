@@ -3,7 +3,7 @@
 // listed_sums: dh[rows[i]] = the sum over PARTS parts of y, of PLACES listed rows from the place count[1] on;
 // with SCALED times what logits_grad_cm divides the row by.
 //
-// Reference: op linear_cross_entropy_grad, the second stage of rows_grad+split.
+// Reference: op linear_cross_entropy_grad, the second stage of rows_grad+parted.
 // Bindings:
 //   0 read   y      f32[PARTS,PLACES,WIDTH]
 //   1 read   rows   u32[ROWS]

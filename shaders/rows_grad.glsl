@@ -1,7 +1,7 @@
 // The body of rows_grad_f16.comp and rows_grad_f32.comp.
 
 layout(binding = 2, std430) readonly buffer Count { uint count[]; };
-#ifdef SPLIT
+#ifdef PARTED
 RESULT_F32(y, 3, WIDTH, 0, WIDTH)
 #else
 layout(binding = 3, std430) readonly buffer Rows { uint rows[]; };
@@ -21,7 +21,7 @@ void stage(uint row, uint column, uint k) {
   STAGE_ACROSS(tile_b, PITCH_B, TILE_N, load_table, column, k)
 }
 
-#ifdef SPLIT
+#ifdef PARTED
 const uint TILES_M = (PLACES + TILE_M - 1) / TILE_M;
 const uint PART = (COLUMNS + PARTS * TILE_K - 1) / (PARTS * TILE_K) * TILE_K;
 

@@ -2,12 +2,12 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 // rows_grad_cm: dh[rows[i]] += dz[i] table on matrix units, with dz as logits_grad_cm scales it; with
-// SPLIT what rows_grad_f16 computes then, of dz as it is.
+// PARTED what rows_grad_f16 computes then, of dz as it is.
 //
 // Reference: op linear_cross_entropy_grad, the last step for a part of the table. COLUMNS is a
 // multiple of 32, WIDTH of 8.
 // Bindings:
-#ifdef SPLIT
+#ifdef PARTED
 //   0 read   dz     f16[PLACES,COLUMNS]
 //   1 read   table  f16[COLUMNS,WIDTH]
 //   2 read   count  u32[2]
@@ -21,7 +21,7 @@
 //   5 read   peak   f32[ROWS]
 //   6 update dh     f32[ROWS,WIDTH]
 #endif
-#ifdef SPLIT
+#ifdef PARTED
 layout(constant_id = 0) const uint PLACES = 1;
 #else
 layout(constant_id = 0) const uint ROWS = 1;
@@ -34,14 +34,14 @@ layout(constant_id = 5) const uint WARP_M = 64;
 layout(constant_id = 6) const uint WARP_N = 32;
 layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 8) const uint WORKGROUP = 256;
-#ifdef SPLIT
+#ifdef PARTED
 layout(constant_id = 9) const uint PARTS = 1;
 #endif
 layout(local_size_x_id = 8) in;
 layout(binding = 0, std430) readonly buffer Dz8 { uvec4 dz8[]; };
 layout(binding = 1, std430) readonly buffer Table8 { uvec4 table8[]; };
 layout(binding = 2, std430) readonly buffer Count { uint count[]; };
-#ifdef SPLIT
+#ifdef PARTED
 layout(binding = 3, std430) writeonly buffer Y4 { vec4 y4[]; };
 #else
 layout(binding = 3, std430) readonly buffer Rows { uint rows[]; };
@@ -51,11 +51,9 @@ layout(binding = 6, std430) buffer Dh4 { vec4 dh4[]; };
 #endif
 
 const uint DEPTH = 32;
-#ifdef SPLIT
-const uint INNER = (COLUMNS + PARTS * DEPTH - 1) / (PARTS * DEPTH) * DEPTH;
-#define ROWS PLACES
-#else
 #define INNER COLUMNS
+#ifdef PARTED
+#define ROWS PLACES
 #endif
 const uint UNIT_K = 16;
 const uint PITCH_A = DEPTH / 8 + 1;  // a row's halves and 16 bytes more, against bank conflicts
@@ -74,7 +72,6 @@ const uint SIZE_B = DEPTH * PITCH_B;
 #include "units.glsl"
 #include "index.glsl"
 
-const uint TILES_M = (ROWS + TILE_M - 1) / TILE_M;
 const uint TILES_N = (WIDTH + TILE_N - 1) / TILE_N;
 const uint PARTS_A = DEPTH / 8;  // of a row, eight items each
 const uint LOADS_A = TILE_M * PARTS_A / WORKGROUP;
@@ -84,24 +81,12 @@ const uint LOADS_B = DEPTH * PARTS_B / WORKGROUP;
 uvec4 next_a[LOADS_A];
 uvec4 next_b[LOADS_B];
 
-#ifdef SPLIT
-// The part of the table's rows that this workgroup treats.
-uint part() {
-  return group() / (TILES_M * TILES_N);
-}
-#else
-uint part() {
-  return 0;
-}
-#endif
-
-void fetch(uint row, uint column, uint step) {
-  const uint k = part() * INNER + step;
+void fetch(uint row, uint column, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     const uint place = row + item / PARTS_A;
     next_a[i] = uvec4(0);
-    if (place < ROWS && k < COLUMNS) {
+    if (place < ROWS) {
       next_a[i] = dz8[(place * COLUMNS + k) / 8 + item % PARTS_A];
     }
   }
@@ -109,7 +94,7 @@ void fetch(uint row, uint column, uint step) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     const uint at = column + item % PARTS_B * 8;
     next_b[i] = uvec4(0);
-    if (at < WIDTH && k < COLUMNS) {
+    if (at < WIDTH) {
       next_b[i] = table8[((k + item / PARTS_B) * WIDTH + at) / 8];
     }
   }
@@ -130,7 +115,14 @@ uvec4 quad_at(uint place) {
   return staged[place];
 }
 
-#ifdef SPLIT
+#ifdef PARTED
+const uint TILES_M = (PLACES + TILE_M - 1) / TILE_M;
+const uint PART = (COLUMNS + PARTS * DEPTH - 1) / (PARTS * DEPTH) * DEPTH;
+
+uint part() {
+  return group() / (TILES_M * TILES_N);
+}
+
 void store_quad(uint place, uint column, uvec4 bits) {
   if (place < PLACES && column < WIDTH) {
     y4[((part() * PLACES + place) * WIDTH + column) / 4] = uintBitsToFloat(bits);
@@ -141,7 +133,7 @@ void main() {
   const uint place = group() % TILES_M * TILE_M;
   const uint column = group() / TILES_M % TILES_N * TILE_N;
   if (part() < PARTS && count[1] + place < count[0]) {
-    multiply_tile(place, column);
+    multiply_tile(place, column, part() * PART, min((part() + 1) * PART, COLUMNS));
   }
 }
 #else

@@ -1,11 +1,11 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 // rows_grad_f16: dh[rows[i]] += dz[i] table, for the listed rows and COLUMNS rows of a table of f16;
-// with SPLIT y = dz table of each of PARTS parts of these apart, which listed_sums adds up.
+// with PARTED y = dz table of each of PARTS parts of these apart, which listed_sums adds up.
 //
 // Reference: op linear_cross_entropy_grad, the last step for a part of the table.
 // Bindings:
-#ifdef SPLIT
+#ifdef PARTED
 //   0 read   dz    f32[PLACES,COLUMNS]
 //   1 read   table f16[COLUMNS,WIDTH]
 //   2 read   count u32[2]
@@ -17,7 +17,7 @@
 //   3 read   rows  u32[ROWS]
 //   4 update dh    f32[ROWS,WIDTH]
 #endif
-#ifdef SPLIT
+#ifdef PARTED
 layout(constant_id = 0) const uint PLACES = 1;
 #else
 layout(constant_id = 0) const uint ROWS = 1;
@@ -29,7 +29,7 @@ layout(constant_id = 4) const uint TILE_N = 64;
 layout(constant_id = 5) const uint QUADS_M = 1;
 layout(constant_id = 6) const uint QUADS_N = 1;
 layout(constant_id = 7) const uint WORKGROUP = 256;
-#ifdef SPLIT
+#ifdef PARTED
 layout(constant_id = 8) const uint PARTS = 1;
 #define ROWS PLACES
 #endif

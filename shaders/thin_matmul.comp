@@ -29,7 +29,6 @@ const uint CELLS = 4;  // a tile has EACH rows
 
 const uint TILES_N = (COLUMNS + TILE - 1) / TILE;
 
-
 vec4 product(vec4 a, vec4 b[4]) {
 #ifdef ACROSS
   return a.x * b[0] + a.y * b[1] + a.z * b[2] + a.w * b[3];

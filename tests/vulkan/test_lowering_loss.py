@@ -271,6 +271,6 @@ def test_kernels_are_what_their_heads_say(target: str) -> None:
         f"{name}_{kind}" for name in ("cross_entropy", "logits_grad", "rows_grad") for kind in kinds
     ]
     options = [f"cross_entropy_{kind}+kept" for kind in kinds]
-    options += [f"rows_grad_{kind}+split" for kind in kinds]
+    options += [f"rows_grad_{kind}+parted" for kind in kinds]
     others = ["softmax_grad", "softmax_grad+halves", "listed_sums", "listed_sums+scaled"]
     assert_heads([*names, *options, *others, "labelled_rows", "labelled_rows+chunked"], target)

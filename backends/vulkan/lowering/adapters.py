@@ -243,7 +243,7 @@ def _matmul_sizes(rows: int, tiles: int, limits: Limits) -> dict[str, int]:
 
 def _sizes(each: int, cells: int, threads: int, limits: Limits) -> dict[str, int]:
     """Constants of thin.glsl, for as many threads as its shared sums leave room for."""
-    while 8 * threads * each + 4 * _TILE > limits.shared_memory or threads > limits.invocations:
+    while 8 * threads * each > limits.shared_memory or threads > limits.invocations:
         threads //= 2
     return {"EACH": each, "LANES": threads // cells, "WORKGROUP": threads}
 

@@ -26,9 +26,9 @@ UNIT = 128
 PITCH = 64
 """Numbers for every row are padded to a multiple where there are several of them, to be aligned."""
 _WORKGROUPS_WANTED = 256
-_SPLIT_WANTED = 528
-"""Workgroups that fill a large device evenly: twice as many as it runs at once."""
-_SPLIT_INNER = 512
+_PARTED_WANTED = 4
+"""Workgroups for each core: twice as many as it runs at once, so that the last ones fill it too."""
+_PARTED_INNER = 512
 """Inner length that makes a part worth its second stage."""
 _UNIT_DEPTH = 32
 """Values of the inner axis that rows_grad_cm takes at once."""
@@ -70,7 +70,8 @@ def tile_of_parts(
     tiles = unit_tiles(1) if terms else PLAIN_TILES
     fitting = (t for t in tiles if shared_memory(t, min(terms, 1)) <= limits.shared_memory)
     tile = next((tile for tile in fitting if tile.rows <= rows), tiles[-1])
-    parts = min(_SPLIT_WANTED // tile.count(rows, columns), inner // _SPLIT_INNER)
+    wanted = _PARTED_WANTED * limits.cores or 2 * _WORKGROUPS_WANTED
+    parts = min(wanted // tile.count(rows, columns), inner // _PARTED_INNER)
     return tile, max(1, min(parts, limits.max_range // (4 * rows * columns)))
 
 
@@ -302,7 +303,7 @@ def _rows_grad_meaning(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> None:
     if "y" in operands:
-        _split_meaning(constants, operands)
+        _parted_meaning(constants, operands)
         return
     rows = listed_rows(operands)
     dz, table, dh = arrays(operands, "dz", "table", "dh")
@@ -310,7 +311,9 @@ def _rows_grad_meaning(
     dh[rows] += dz[: rows.size].astype(np.float32) @ table.astype(np.float32) * scale
 
 
-def _split_meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+def _parted_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
     dz, table, y = arrays(operands, "dz", "table", "y")
     listed = places_of(operands, constants)
     count = listed.stop - listed.start

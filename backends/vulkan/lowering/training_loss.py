@@ -186,7 +186,7 @@ def _rows_grad(
     y = lowering.scratch(tensor("f32", parts, places, width))
     sizes = {"PLACES": places, "WIDTH": width, "PARTS": parts}
     lowering.call(
-        f"{loss_kernel('rows_grad', table, bool(terms))}+split",
+        f"{loss_kernel('rows_grad', table, bool(terms))}+parted",
         groups_for(tile.count(places, width) * parts, 1, limits),
         {**sizes, "COLUMNS": columns, **tile.constants},
         dz=dz,
