@@ -2,8 +2,7 @@
 #extension GL_GOOGLE_include_directive : require
 // halves_finish: y = what halves_product_nv found, each row times its top, and what is added to it.
 //
-// Reference: op ternary_matmul_t. COLUMNS and HIGH are multiples of TILE_N and of TILE_M, and that of
-// HEIGHT.
+// Reference: op ternary_matmul_t. COLUMNS is a multiple of TILE_N, TILE_M and TILE_N of 4.
 // Bindings:
 #ifdef ADDED
 //   0 write y     f32[ROWS,COLUMNS] over added
@@ -40,24 +39,11 @@ layout(binding = AT_top, std430) readonly buffer Top { float top[]; };
 #include "epilogue.glsl"
 #include "index.glsl"
 
-const uint HEIGHT = 16;  // rows of a thread, which share what it reads of b
-
 #ifdef LOW
 #pragma each
 MATRIX_F32(low@, AT_low@, ROWS, RANK)
 MATRIX_F32(b@, AT_b@, RANK, COLUMNS)
-
-void add_low@(inout vec4 sums[HEIGHT], uint row, uint column) {
-  for (uint k = 0; k < RANK; k += 4) {
-    vec4 quads[4];
-    [[unroll]] for (uint j = 0; j < 4; j++) {
-      quads[j] = load_b@(k + j, column);
-    }
-    [[unroll]] for (uint i = 0; i < HEIGHT; i++) {
-      add_products(sums[i], load_low@(row + i, k), quads);
-    }
-  }
-}
+DEFINE_ADD_LOW(add_low@, load_low@, load_b@)
 #pragma end
 #endif
 
@@ -75,26 +61,24 @@ vec4 sums_at(uint row, uint column) {
 }
 
 void main() {
-  const uint row = item() / (COLUMNS / 4) * HEIGHT;
+  const uint row = item() / (COLUMNS / 4) * 4;
   const uint column = item() % (COLUMNS / 4) * 4;
   if (row >= ROWS) {
     return;
   }
-  vec4 sums[HEIGHT];
-  [[unroll]] for (uint i = 0; i < HEIGHT; i++) {
-    sums[i] = sums_at(row + i, column) * top[min(row + i, ROWS - 1)];
+  vec4 square[4];
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    square[i] = sums_at(row + i, column) * top[min(row + i, ROWS - 1)];
   }
 #ifdef LOW
 #pragma each
-  add_low@(sums, row, column);
+  add_low@(square, row, 1, column);
 #pragma end
 #endif
-  [[unroll]] for (uint i = 0; i < HEIGHT; i++) {
+  finish(square, row, 1, column);
+  [[unroll]] for (uint i = 0; i < 4; i++) {
     if (row + i < ROWS) {
-#ifdef ADDED
-      sums[i] += load_added(row + i, column);
-#endif
-      y[((row + i) * COLUMNS + column) / 4] = sums[i];
+      y[((row + i) * COLUMNS + column) / 4] = square[i];
     }
   }
 }

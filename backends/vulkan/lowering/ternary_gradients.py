@@ -29,8 +29,6 @@ _DEPTH = 32
 
 _LARGE_TILE = Tile(128, 256, (), 256, resident=1)
 """The tile of halves_product_nv. Others are much slower (docs/performance-notes.md)."""
-_FINISH_ROWS = 16
-"""Rows of a thread of halves_finish."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def _by_large_matrices(
         kernel = with_members(kernel, len(terms))
     tile = {"TILE_M": _LARGE_TILE.rows, "TILE_N": _LARGE_TILE.columns}
     sizes = {"ROWS": rows, "HIGH": high, "COLUMNS": columns, **tile, **shared, **extras.constants}
-    groups = groups_for(math.ceil(rows / _FINISH_ROWS) * columns // 4, 256, lowering.limits)
+    groups = groups_for(math.ceil(rows / 4) * columns // 4, 256, lowering.limits)
     found = {"product": product, "parts": parts, "top": top}
     lowering.call(kernel, groups, sizes, **operands, **found)
 
