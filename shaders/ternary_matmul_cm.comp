@@ -60,12 +60,6 @@ layout(binding = 0, std430) readonly buffer X4 { uvec4 x4[]; };
 layout(binding = 1, std430) readonly buffer W { uint w[]; };
 layout(binding = 1, std430) readonly buffer W4 { uvec4 w4[]; };
 layout(binding = 2, std430) writeonly buffer Y4 { vec4 y4[]; };
-#ifdef LOW
-#ifdef REST
-#else
-#define LOW_TILES
-#endif
-#endif
 #include "epilogue.glsl"
 
 const uint DEPTH = 64;

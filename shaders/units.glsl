@@ -100,9 +100,6 @@ void multiply_tile(uint row, uint column, uint begin, uint end) {
   }
   // Only matrix units know which thread has which sum, so they go by way of shared memory.
   const uint base = gl_SubgroupID * UNIT * PITCH_SUMS;
-#ifdef LOW_TILES
-  stage_low(row, column);
-#endif
   barrier();
   [[unroll]] for (uint i = 0; i < UNITS_M * WARP_N / STRIP; i++) {
     const uint m = i / (WARP_N / STRIP), strip = i % (WARP_N / STRIP) * STRIP;
