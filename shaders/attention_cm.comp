@@ -7,9 +7,8 @@
 // first[n] .. last[n], and lse, the log of the sum of the exponentials. A workgroup has a tile of
 // queries of all heads that share keys, a subgroup 16 of them.
 //
-// Reference: op attention; Dao (2023). WIDTH is a multiple of 32, at most 128. Scores are as good as in
-// f32; probabilities are f16, and divided by the sum of what they were rounded to. Where q, k or v is
-// beyond the range of f16, 65,504, results are NaN.
+// Reference: op attention; Dao (2023). WIDTH is a multiple of 32, at most 128. Where q, k or v is beyond
+// the range of f16, 65,504, results are NaN.
 // Bindings:
 //   0 read  q     f32[ROWS,HEADS,WIDTH]
 //   1 read  k     f32[KEYS,KV_HEADS,WIDTH]
@@ -126,7 +125,7 @@ void main() {
   [[unroll]] for (uint u = 0; u < STEPS; u++) {
     sums[u] = MATRIX(float, Accumulator)(0);
   }
-  float top = HIDDEN, total = 0, divisor = 0;
+  float top = HIDDEN, total = 0;
   fetch_keys(low, end);
   for (int tile = low; tile <= end; tile += int(TILE)) {
     barrier();
@@ -157,7 +156,6 @@ void main() {
       const float shrink = exp(top - highest);
       top = highest;
       total *= shrink;
-      divisor *= shrink;
       scores[place + lane % 2 * 2] = scores[place + lane % 2 * 2 + 1] = floatBitsToUint(vec4(shrink));
       subgroupBarrier();
       MATRIX(float, Accumulator) factors;
@@ -167,38 +165,40 @@ void main() {
       }
       subgroupBarrier();
     }
-    uvec2 halves[QUADS];
+    uvec2 upper[QUADS], lower[QUADS];
     [[unroll]] for (uint i = 0; i < QUADS; i++) {
       vec4 p = exp(s[i] - top);
       [[unroll]] for (uint j = 0; j < 4; j++) {
         p[j] = s[i][j] > HIDDEN ? p[j] : 0.0;
       }
       total += (p.x + p.y) + (p.z + p.w);
-      p = rounded(p);
-      halves[i] = to_halves(p);
-      divisor += (p.x + p.y) + (p.z + p.w);
+      const vec4 high = rounded(p);
+      upper[i] = to_halves(high);
+      lower[i] = to_halves(p - high);
     }
     [[unroll]] for (uint i = 0; i < QUADS; i += 2) {
-      scores[place + (lane % 2 * QUADS + i) / 2] = uvec4(halves[i], halves[i + 1]);
+      const uint at = place + (lane % 2 * QUADS + i) / 2;
+      scores[at] = uvec4(upper[i], upper[i + 1]);
+      scores[at + TILE / 8] = uvec4(lower[i], lower[i + 1]);
     }
     subgroupBarrier();
     [[unroll]] for (uint k = 0; k < TILE / UNIT; k++) {
-      MATRIX(float16_t, A) p;
-      coopMatLoad(p, scores, base + 2 * k, ROWS_APART(PITCH_SCORES));
-      [[unroll]] for (uint i = 0; i < 2 * STEPS; i++) {
+      MATRIX(float16_t, A) weights[2];
+      coopMatLoad(weights[0], scores, base + 2 * k, ROWS_APART(PITCH_SCORES));
+      coopMatLoad(weights[1], scores, base + TILE / 8 + 2 * k, ROWS_APART(PITCH_SCORES));
+      [[unroll]] for (uint i = 0; i < 3 * STEPS; i++) {
         MATRIX(float16_t, B) factor;
-        const uint half_of_it = i / STEPS, u = i % STEPS;
-        const uint at = (2 + half_of_it) * AREA + k * UNIT * PITCH + 2 * u;
+        const uint turn = i / STEPS, u = i % STEPS;  // high by high, low by high, high by low
+        const uint at = (2 + turn / 2) * AREA + k * UNIT * PITCH + 2 * u;
         coopMatLoad(factor, tiles, at, ROWS_APART(PITCH));
-        sums[u] = coopMatMulAdd(p, factor, sums[u]);
+        sums[u] = coopMatMulAdd(weights[turn % 2], factor, sums[u]);
       }
     }
     subgroupBarrier();
   }
   total = subgroupClusteredAdd(total, 2);
-  divisor = subgroupClusteredAdd(divisor, 2);
   if (lane % 2 == 0) {
-    inverses[strip + lane / 2] = 1 / divisor;
+    inverses[strip + lane / 2] = 1 / total;
     if (line < LINES) {
       lse[place_of(line)] = top + log(total);
     }

@@ -6,8 +6,8 @@
 // heads of a part, all of which have the same keys; dk ROTATED as in attention_dq_cm. A workgroup has a
 // tile of keys.
 //
-// Reference: op attention_grad, its other results before the sum over the parts that share keys. power,
-// WIDTH and the precision are as in attention_dq_cm; p is f16 too.
+// Reference: op attention_grad, its other results before the sum over the parts that share keys. power and
+// WIDTH are as in attention_dq_cm.
 // Bindings:
 //   0 read  q     f32[ROWS,HEADS,WIDTH]
 //   1 read  k     f32[KEYS,KV_HEADS,WIDTH]

@@ -6,8 +6,7 @@
 // of what was rotated before. A workgroup has a tile of queries of all heads that share keys.
 //
 // Reference: op attention_grad, its first result; Dao (2023). power is what attention_power gives. WIDTH
-// is a multiple of 32, at most 128. Scores and what becomes of dout v^T are as good as in f32, ds and what
-// it is multiplied by are f16. Where q, k or v is beyond the range of f16, 65,504, results are NaN.
+// is a multiple of 32, at most 128. Where q, k or v is beyond the range of f16, 65,504, results are NaN.
 // Bindings:
 //   0 read  q     f32[ROWS,HEADS,WIDTH]
 //   1 read  k     f32[KEYS,KV_HEADS,WIDTH]
@@ -39,7 +38,6 @@ const bool AHEAD = true;
 // Of the row whose scores a thread has.
 int from = int(KEYS), to = -1;
 float row_lse = 0, row_delta = 0;
-float carry = 0;
 int keys_begin;
 
 // The last tiles see the most keys, so they start first.
@@ -65,18 +63,11 @@ void prepare(int tile) {
   keys_begin = tile;
 }
 
-// What ds loses as it is rounded goes to the next key: a row of ds adds up to zero, and keys have much
-// in common.
 void weigh(uint row, uint column, inout float p[COLUMNS], inout float ds[COLUMNS]) {
   [[unroll]] for (uint i = 0; i < COLUMNS; i++) {
     const int key = keys_begin + int(column + i);
-    float exact = 0, half_of_it = 0;
-    if (key >= from && key <= to) {
-      exact = exp(SCALE * p[i] - row_lse) * (ds[i] - row_delta) + carry;
-      half_of_it = rounded(vec4(exact)).x;
-      carry = exact - half_of_it;
-    }
-    ds[i] = half_of_it;
+    const bool seen = key >= from && key <= to;
+    ds[i] = seen ? exp(SCALE * p[i] - row_lse) * (ds[i] - row_delta) : 0.0;
   }
 }
 

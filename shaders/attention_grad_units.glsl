@@ -51,10 +51,15 @@ void fetch_others(int tile) {
   fetch_more(tile);
 }
 
+// Four items of a row, as high halves and, behind those of the row, as low ones.
 void put_halves(uint at, uint column, vec4 x) {
-  const uvec2 halves = to_halves(rounded(x));
-  scores[at + column / 8][column / 4 % 2 * 2] = halves.x;
-  scores[at + column / 8][column / 4 % 2 * 2 + 1] = halves.y;
+  const vec4 high = rounded(x);
+  const uvec2 halves[2] = {to_halves(high), to_halves(x - high)};
+  [[unroll]] for (uint i = 0; i < 2; i++) {
+    const uint place = at + i * (TILE / 8) + column / 8;
+    scores[place][column / 4 % 2 * 2] = halves[i].x;
+    scores[place][column / 4 % 2 * 2 + 1] = halves[i].y;
+  }
 }
 
 // Four threads side by side have a row's scores, and write what becomes of them over it.
@@ -122,14 +127,18 @@ void pass(int low, int high) {
     [[unroll]] for (uint k = 0; k < TILE / UNIT; k++) {
       [[unroll]] for (uint s = 0; s < SUMS; s++) {
         const uint of = s + 1 < SUMS ? 0 : 1;  // p before ds
-        MATRIX(float16_t, A) weights;
+        MATRIX(float16_t, A) weights[2];
         const uint from = of * SCORES + strip * PITCH_SCORES + 2 * k;
-        coopMatLoad(weights, scores, from, ROWS_APART(PITCH_SCORES));
-        [[unroll]] for (uint i = 0; i < SUMS_N; i++) {
+        coopMatLoad(weights[0], scores, from, ROWS_APART(PITCH_SCORES));
+        coopMatLoad(weights[1], scores, from + TILE / 8, ROWS_APART(PITCH_SCORES));
+        [[unroll]] for (uint i = 0; i < 3 * SUMS_N; i++) {
           MATRIX(float16_t, B) factor;
-          const uint at = (1 - of) * 2 * AREA + k * UNIT * PITCH + 2 * (first_unit + i);
+          const uint turn = i / SUMS_N, n = i % SUMS_N;  // high by high, low by high, high by low
+          const uint area = (1 - of) * 2 + turn / 2;
+          const uint at = area * AREA + k * UNIT * PITCH + 2 * (first_unit + n);
           coopMatLoad(factor, tiles, at, ROWS_APART(PITCH));
-          sums[s * SUMS_N + i] = coopMatMulAdd(weights, factor, sums[s * SUMS_N + i]);
+          sums[s * SUMS_N + n] =
+              coopMatMulAdd(weights[turn % 2], factor, sums[s * SUMS_N + n]);
         }
       }
     }
