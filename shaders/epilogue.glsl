@@ -5,7 +5,8 @@
 //   ADDED  added [ROWS,COLUMNS], a residual or what other products gave
 //
 // The includer has the constants ROWS and COLUMNS, with LOW also RANK, and the operands' bindings at
-// its head (backends/vulkan/variants.py).
+// its head (backends/vulkan/variants.py). With LOW_TILES defined, low and b of a tile of TILE_M x TILE_N
+// are read from shared memory, where `stage_low` has put them, if they are not too wide.
 
 #extension GL_EXT_control_flow_attributes : require
 #include "matrix.glsl"
@@ -50,13 +51,47 @@ MATRIX_F32(b, AT_b, COLUMNS, RANK)
 DEFINE_ADD_LOW(add_low, load_low, load_b)
 #endif
 
+#ifdef LOW_TILES
+const bool STAGES_LOW = RANK <= 16;
+const uint LOW4 = STAGES_LOW ? (RANK + 3) / 4 : 0;
+const uint PITCH_LOW = LOW4 | 1;  // odd, against bank conflicts
+shared vec4 low_tile[TILE_M * PITCH_LOW];
+shared vec4 b_tile[TILE_N * PITCH_LOW];
+
+// All invocations call it, and a barrier after it.
+void stage_low(uint row, uint column) {
+  for (uint i = gl_LocalInvocationIndex; i < TILE_M * LOW4; i += WORKGROUP) {
+    low_tile[i / LOW4 * PITCH_LOW + i % LOW4] = load_low(row + i / LOW4, i % LOW4 * 4);
+  }
+  for (uint i = gl_LocalInvocationIndex; i < TILE_N * LOW4; i += WORKGROUP) {
+    b_tile[i / LOW4 * PITCH_LOW + i % LOW4] = load_b(column + i / LOW4, i % LOW4 * 4);
+  }
+}
+
+vec4 staged_low(uint row, uint k) {
+  return low_tile[row % TILE_M * PITCH_LOW + k / 4];
+}
+
+vec4 staged_b(uint column, uint k) {
+  return b_tile[column % TILE_N * PITCH_LOW + k / 4];
+}
+
+DEFINE_ADD_LOW(add_staged_low, staged_low, staged_b)
+#endif
+
 #ifdef AT_added
 MATRIX_F32(added, AT_added, ROWS, COLUMNS)
 #endif
 
 // Add it to the rows row, row + apart, ... and the four columns from `column` on.
 void finish(inout vec4 square[4], uint row, uint apart, uint column) {
-#ifdef AT_low
+#ifdef LOW_TILES
+  if (STAGES_LOW) {
+    add_staged_low(square, row, apart, column);
+  } else {
+    add_low(square, row, apart, column);
+  }
+#elif defined(AT_low)
   add_low(square, row, apart, column);
 #endif
 #ifdef AT_added

@@ -5,6 +5,8 @@
 // ternary_matmul_cm: y = x w^T of int8 activations and ternary weights on matrix units, exact; with
 // ROTATED each head of TILE_N columns is then rotated by the angles of its row, as by op rope.
 //
+// With SPLIT and REST it is two kernels (share.glsl).
+//
 // Reference: op ternary_matmul. INNER is a multiple of 128, COLUMNS of 4.
 // Bindings:
 //   0 read  x q8[ROWS,INNER]
@@ -24,6 +26,12 @@
 #ifdef ROTATED
 //   n read  table f32[ROWS,TILE_N]
 #endif
+#ifdef SPLIT
+//   n write parts f32[UNITS,TILE_M,TILE_N]
+#endif
+#ifdef REST
+//   n read  sums f32[UNITS,TILE_M,TILE_N]
+#endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint INNER = 128;
 layout(constant_id = 2) const uint COLUMNS = 4;
@@ -36,12 +44,28 @@ layout(constant_id = 8) const uint WORKGROUP = 256;
 #ifdef LOW
 layout(constant_id = n) const uint RANK = 1;
 #endif
+#ifdef SPLIT
+layout(constant_id = n) const uint WHOLE = 0;
+layout(constant_id = n) const uint PARTS = 1;
+layout(constant_id = n) const uint UNITS = 1;
+#endif
+#ifdef REST
+layout(constant_id = n) const uint WHOLE = 0;
+layout(constant_id = n) const uint PARTS = 1;
+layout(constant_id = n) const uint UNITS = 1;
+#endif
 layout(local_size_x_id = 8) in;
 layout(binding = 0, std430) readonly buffer X { int x[]; };
 layout(binding = 0, std430) readonly buffer X4 { uvec4 x4[]; };
 layout(binding = 1, std430) readonly buffer W { uint w[]; };
 layout(binding = 1, std430) readonly buffer W4 { uvec4 w4[]; };
 layout(binding = 2, std430) writeonly buffer Y4 { vec4 y4[]; };
+#ifdef LOW
+#ifdef REST
+#else
+#define LOW_TILES
+#endif
+#endif
 #include "epilogue.glsl"
 
 const uint DEPTH = 64;
@@ -59,11 +83,15 @@ const uint SIZE_B = TILE_N * PITCH_B;
 #define LAYOUT_A gl_CooperativeMatrixLayoutRowMajor
 #define PLACE_B(column, k) ((column) * PITCH_B + (k) / 16)
 #define LAYOUT_B gl_CooperativeMatrixLayoutColumnMajor
+#define SUMS ivec4
+#define TO_SUMS(bits) ivec4(bits)
+#define TO_BITS(sums) uvec4(sums)
 #define OWN_SQUARES
 #include "units.glsl"
-#include "index.glsl"
 
 const uint TILES_N = (COLUMNS + TILE_N - 1) / TILE_N;
+#include "share.glsl"
+
 const uint LOADS_A = TILE_M * 4 / WORKGROUP;
 const uint LOADS_B = (TILE_N + WORKGROUP - 1) / WORKGROUP;
 
@@ -164,9 +192,12 @@ void store_square(uint row, uint apart, uint place, uvec4 bits[4]) {
 }
 
 void main() {
-  const uint row = group() / TILES_N * TILE_M;
-  const uint column = group() % TILES_N * TILE_N;
-  if (row < ROWS) {
-    multiply_tile(row, column);
+#ifdef REST
+  finish_strip();
+#else
+  const Work work = own_work();
+  if (work.row < ROWS) {
+    multiply_tile(work.row, work.column, work.begin, work.end);
   }
+#endif
 }

@@ -1,25 +1,33 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
-// ternary_matmul_t_cm: y = the sum of x w over some pairs of x and ternary weights, on matrix units. They
-// take x times the scale of w as f16, each row divided by a power of two near its largest element in
-// all of the pairs, and add in f32. One sum runs through the inner axes of all pairs.
+// ternary_matmul_t_cm: y = the sum of x w over some pairs of x and ternary weights, on matrix units. h
+// has all x side by side as f16, each row divided by its top (row_halves); they are added in f32. One
+// sum runs through the inner axes of all pairs. With SPLIT and REST it is two kernels (share.glsl).
 //
 // Reference: op ternary_matmul_t. Each INNER is a multiple of 32, COLUMNS of 128.
 // Bindings:
 #ifdef ADDED
 //   0 write y f32[ROWS,COLUMNS] over added
-//   n read  added f32[ROWS,COLUMNS]
 #else
 //   0 write y f32[ROWS,COLUMNS]
 #endif
+#ifdef ADDED
+//   n read  added f32[ROWS,COLUMNS]
+#endif
+#ifdef SPLIT
+//   n write parts f32[UNITS,TILE_M,TILE_N]
+#endif
+#ifdef REST
+//   n read  sums f32[UNITS,TILE_M,TILE_N]
+#endif
+//   n read  h    f16[ROWS,INNER]
+//   n read  top  f32[ROWS]
 #pragma each
-//   n read  x@     f32[ROWS,INNER@]
-//   n read  power@ f32[ROWS]
-//   n read  w@     t2[INNER@,COLUMNS]
+//   n read  w@   t2[INNER@,COLUMNS]
 #ifdef LOW
-//   n read  low@   f32[ROWS,RANK]
-//   n read  b@     f32[RANK,COLUMNS]
+//   n read  low@ f32[ROWS,RANK]
+//   n read  b@   f32[RANK,COLUMNS]
 #endif
 #pragma end
 layout(constant_id = 0) const uint ROWS = 1;
@@ -30,22 +38,31 @@ layout(constant_id = 4) const uint WARP_M = 64;
 layout(constant_id = 5) const uint WARP_N = 32;
 layout(constant_id = 6) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 7) const uint WORKGROUP = 256;
+layout(constant_id = 8) const uint INNER = 32;
 #pragma each
 layout(constant_id = n) const uint INNER@ = 32;
 #pragma end
 #ifdef LOW
 layout(constant_id = n) const uint RANK = 1;
 #endif
+#ifdef SPLIT
+layout(constant_id = n) const uint WHOLE = 0;
+layout(constant_id = n) const uint PARTS = 1;
+layout(constant_id = n) const uint UNITS = 1;
+#endif
+#ifdef REST
+layout(constant_id = n) const uint WHOLE = 0;
+layout(constant_id = n) const uint PARTS = 1;
+layout(constant_id = n) const uint UNITS = 1;
+#endif
 layout(local_size_x_id = 7) in;
 layout(binding = 0, std430) writeonly buffer Y4 { vec4 y4[]; };
+layout(binding = AT_h, std430) readonly buffer H { uvec4 h[]; };
+layout(binding = AT_top, std430) readonly buffer Top { float top[]; };
 #define ACROSS
 #include "epilogue.glsl"
+#include "halves.glsl"
 
-const uint INNER = 0
-#pragma each
-  + INNER@
-#pragma end
-  ;
 const uint DEPTH = 32;
 const uint UNIT_K = 16;
 const uint PITCH_A = DEPTH / 8 + 1;  // a row's halves and 16 bytes more, against bank conflicts
@@ -61,56 +78,34 @@ const uint SIZE_B = DEPTH * PITCH_B;
 #define LAYOUT_A gl_CooperativeMatrixLayoutRowMajor
 #define PLACE_B(column, k) ((k) * PITCH_B + (column) / 8)
 #define LAYOUT_B gl_CooperativeMatrixLayoutRowMajor
+#define SUMS vec4
+#define TO_SUMS(bits) uintBitsToFloat(bits)
+#define TO_BITS(sums) floatBitsToUint(sums)
 #define OWN_SQUARES
 #include "units.glsl"
-#include "index.glsl"
 
 const uint TILES_N = COLUMNS / TILE_N;
-const uint PARTS_A = DEPTH / 8;  // of a row of x, eight items each
+#include "share.glsl"
+
+const uint PARTS_A = DEPTH / 8;  // of a row of h, eight items each
 const uint LOADS_A = TILE_M * PARTS_A / WORKGROUP;
 const uint PARTS_B = TILE_N / 32;  // of a row of w, two words of codes each
 const uint LOADS_B = (DEPTH * PARTS_B + WORKGROUP - 1) / WORKGROUP;
 
-vec4 next_a[2 * LOADS_A];
+uvec4 next_a[LOADS_A];
 uvec2 next_b[LOADS_B];
-float next_scale;               // of the pair that they are of
-float own_inverses[LOADS_A];    // of the rows that this thread stages
-
-// The exponent of a row's power of two with a weight's scale, so that both are 2^-126 .. 2^126.
-uint exponent_of(float power, float scale) {
-  return clamp(floatBitsToUint(power * scale) >> 23, 1, 253);
-}
 
 #pragma each
-layout(binding = AT_x@, std430) readonly buffer X@ { vec4 x@[]; };
-layout(binding = AT_power@, std430) readonly buffer Power@ { float power@[]; };
-layout(binding = AT_w@, std430) readonly buffer W@ { uint w@[]; };
-layout(binding = AT_w@, std430) readonly buffer Pairs@ { uvec2 pairs@[]; };
+layout(binding = AT_w@, std430) readonly buffer W@ { uvec2 w@[]; };
 
-float scale@() {
-  return uintBitsToFloat(w@[COLUMNS * INNER@ / 16]);
-}
-
-void fetch@(uint row, uint column, uint k) {
-  [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
-    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const uint line = row + item / PARTS_A;
-    next_a[2 * i] = vec4(0);
-    next_a[2 * i + 1] = vec4(0);
-    if (line < ROWS) {
-      const uint at = (line * INNER@ + k) / 4 + 2 * (item % PARTS_A);
-      next_a[2 * i] = x@[at];
-      next_a[2 * i + 1] = x@[at + 1];
-    }
-  }
+void fetch_b@(uint column, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (item < DEPTH * PARTS_B) {
       const uint line = k + item / PARTS_B;
-      next_b[i] = pairs@[(line * COLUMNS + column) / 32 + item % PARTS_B];
+      next_b[i] = w@[(line * COLUMNS + column) / 32 + item % PARTS_B];
     }
   }
-  next_scale = scale@();
 }
 
 #ifdef LOW
@@ -120,55 +115,28 @@ DEFINE_ADD_LOW(add_low@, load_low@, load_b@)
 #endif
 #pragma end
 
-uint row_exponent(uint row) {
-  uint exponent = 1;
-#pragma each
-  exponent = max(exponent, exponent_of(power@[row], scale@()));
-#pragma end
-  return exponent;
-}
-
-void find_inverses(uint row) {
-  [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
-    const uint line = row + (gl_LocalInvocationIndex + i * WORKGROUP) / PARTS_A;
-    own_inverses[i] = uintBitsToFloat((254 - row_exponent(min(line, ROWS - 1))) << 23);
-  }
-}
-
 void fetch(uint row, uint column, uint k) {
+  [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    const uint line = row + item / PARTS_A;
+    next_a[i] = uvec4(0);
+    if (line < ROWS) {
+      next_a[i] = h[(line * INNER + k) / 8 + item % PARTS_A];
+    }
+  }
 #pragma each
   if (k < INNER@) {
-    fetch@(row, column, k);
+    fetch_b@(column, k);
     return;
   }
   k -= INNER@;
 #pragma end
 }
 
-// Codes 0 to 2 in the low bits of two 16-bit halves as f16: 0xbc00, 0 and 0x3c00.
-uint to_halves(uint codes) {
-  const uint odd = ~codes & 0x00010001;
-  return odd * 0x3c00 | (odd & ~(codes >> 1)) << 15;
-}
-
-uvec2 to_halves(vec4 x) {
-  return uvec2(packHalf2x16(x.xy), packHalf2x16(x.zw));
-}
-
-// Four codes in the low bits of bytes as f16.
-uvec2 weights_of(uint codes) {
-  codes &= 0x03030303;
-  const uint low = codes & 0xff | (codes & 0xff00) << 8;
-  const uint high = codes >> 16 & 0xff | codes >> 8 & 0xff0000;
-  return uvec2(to_halves(low), to_halves(high));
-}
-
 void stage() {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const float factor = next_scale * own_inverses[i];
-    staged[item / PARTS_A * PITCH_A + item % PARTS_A] =
-        uvec4(to_halves(next_a[2 * i] * factor), to_halves(next_a[2 * i + 1] * factor));
+    staged[item / PARTS_A * PITCH_A + item % PARTS_A] = next_a[i];
   }
   // At shift 6 - 2 q a word of a group has the weights 32 q + 4 word and on (ternary.glsl).
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
@@ -191,8 +159,7 @@ uvec4 quad_at(uint place) {
 void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
   vec4 square[4];
   [[unroll]] for (uint i = 0; i < 4; i++) {
-    const uint exponent = row_exponent(min(row + i * apart, ROWS - 1));
-    square[i] = uintBitsToFloat(bits[i]) * uintBitsToFloat(exponent << 23);
+    square[i] = uintBitsToFloat(bits[i]) * top[min(row + i * apart, ROWS - 1)];
   }
 #ifdef LOW
 #pragma each
@@ -208,10 +175,12 @@ void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
 }
 
 void main() {
-  const uint row = group() / TILES_N * TILE_M;
-  const uint column = group() % TILES_N * TILE_N;
-  if (row < ROWS) {
-    find_inverses(row);
-    multiply_tile(row, column);
+#ifdef REST
+  finish_strip();
+#else
+  const Work work = own_work();
+  if (work.row < ROWS) {
+    multiply_tile(work.row, work.column, work.begin, work.end);
   }
+#endif
 }

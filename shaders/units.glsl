@@ -19,6 +19,8 @@
 //   quad_at(place)        16 bytes of `staged` from there on
 //   store_quad(row, column, bits)  takes the bits of four sums of a row; or, with OWN_SQUARES defined,
 //   store_square(row, apart, column, bits)  takes those of the rows row, row + apart, ... together
+// With SPLIT defined, tiles may be shared: see share.glsl.
+//
 // WARP_N is a multiple of STRIP, and STRIP / 4 * UNIT is 4 * SUBGROUP_SIZE, so that each thread has four
 // rows of a unit's height.
 
@@ -54,20 +56,26 @@ void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
 }
 #endif
 
+#ifdef SPLIT
+bool keeps_sums();
+void keep_square(uint row, uint apart, uint column, uvec4 bits[4]);
+#endif
+
+// The products of k from `begin` to `end`, multiples of DEPTH, for the tile from `row` and `column` on.
 // All in one function, so that the sums are local to it and stay in registers.
-void multiply_tile(uint row, uint column) {
+void multiply_tile(uint row, uint column, uint begin, uint end) {
   const uint warp_m = gl_SubgroupID / WARPS_N * WARP_M;
   const uint warp_n = gl_SubgroupID % WARPS_N * WARP_N;
   coopmat<SUM, gl_ScopeSubgroup, UNIT, UNIT, gl_MatrixUseAccumulator> sums[UNITS_M * UNITS_N];
   [[unroll]] for (uint i = 0; i < UNITS_M * UNITS_N; i++) {
     sums[i] = coopmat<SUM, gl_ScopeSubgroup, UNIT, UNIT, gl_MatrixUseAccumulator>(0);
   }
-  fetch(row, column, 0);
-  for (uint step = 0; step < INNER; step += DEPTH) {
+  fetch(row, column, begin);
+  for (uint step = begin; step < end; step += DEPTH) {
     barrier();
     stage();
     barrier();
-    if (step + DEPTH < INNER) {
+    if (step + DEPTH < end) {
       fetch(row, column, step + DEPTH);
     }
     [[unroll]] for (uint k = 0; k < DEPTH; k += UNIT_K) {
@@ -92,11 +100,14 @@ void multiply_tile(uint row, uint column) {
   }
   // Only matrix units know which thread has which sum, so they go by way of shared memory.
   const uint base = gl_SubgroupID * UNIT * PITCH_SUMS;
+#ifdef LOW_TILES
+  stage_low(row, column);
+#endif
   barrier();
   [[unroll]] for (uint i = 0; i < UNITS_M * WARP_N / STRIP; i++) {
-    const uint m = i / (WARP_N / STRIP), begin = i % (WARP_N / STRIP) * STRIP;
+    const uint m = i / (WARP_N / STRIP), strip = i % (WARP_N / STRIP) * STRIP;
     [[unroll]] for (uint n = 0; n < STRIP / UNIT; n++) {
-      coopMatStore(sums[m * UNITS_N + begin / UNIT + n], staged, base + n * UNIT * 4 / STAGED_BYTES,
+      coopMatStore(sums[m * UNITS_N + strip / UNIT + n], staged, base + n * UNIT * 4 / STAGED_BYTES,
                    PITCH_SUMS, gl_CooperativeMatrixLayoutRowMajor);
     }
     subgroupBarrier();
@@ -106,7 +117,19 @@ void multiply_tile(uint row, uint column) {
     [[unroll]] for (uint r = 0; r < 4; r++) {
       bits[r] = quad_at(base + (line + r * APART) * PITCH_SUMS + quad * 16 / STAGED_BYTES);
     }
-    store_square(row + warp_m + m * UNIT + line, APART, column + warp_n + begin + 4 * quad, bits);
+    const uint own_row = warp_m + m * UNIT + line, own_column = warp_n + strip + 4 * quad;
+#ifdef SPLIT
+    if (keeps_sums()) {
+      keep_square(own_row, APART, own_column, bits);
+    } else
+#endif
+    {
+      store_square(row + own_row, APART, column + own_column, bits);
+    }
     subgroupBarrier();
   }
+}
+
+void multiply_tile(uint row, uint column) {
+  multiply_tile(row, column, 0, INNER);
 }

@@ -1,7 +1,7 @@
 """The Vulkan backend: graphs as recorded command buffers over buffers that stay on the device."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -23,6 +23,7 @@ from .queue import Ticket
 from .recorder import Recording
 from .schedule import Kind, Schedule
 from .transfer import Region
+from .tuning import Tuner
 from .watch import FLAGS, with_watch
 from .window import CURSOR, log_of, window_of, window_steps, with_window
 
@@ -41,7 +42,7 @@ class VulkanBackend:
 
     Attributes:
         device: where it executes.
-        limits: of the device, for planning.
+        limits: of the device, for planning; `plan` adds which kernels it found to be slower.
         steps_together: see `Backend`.
     """
 
@@ -50,6 +51,7 @@ class VulkanBackend:
     def __init__(self, device: Device) -> None:
         self.device = device
         self.limits = planning_limits(device.info)
+        self._tuner = Tuner(device)
         self._values: dict[str, tuple[DeviceBuffer, TensorType]] = {}
         self._footprint = footprint_for(self.limits)
         self._arenas: dict[str, DeviceBuffer] = {}
@@ -110,6 +112,14 @@ class VulkanBackend:
         """Plan and record a graph; see `Backend`."""
         return VulkanProgram(self, graph)
 
+    def plan(self, graph: Graph) -> Plan:
+        """Plan a graph with the kernels that are fastest here; see `tuning`."""
+        plan = make_plan(graph, self.limits)
+        if self._tuner.settle(plan.choices, self.limits):
+            self.limits = replace(self.limits, avoided=self._tuner.avoided)
+            plan = make_plan(graph, self.limits)
+        return plan
+
     def persistent(self, name: str, type: TensorType) -> DeviceBuffer:
         """The buffer of a persistent value.
 
@@ -160,7 +170,7 @@ class VulkanProgram:
         self.graph = graph
         self._backend = backend
         self._steps = window_steps(graph)
-        self._one_step = make_plan(graph, backend.limits)
+        self._one_step = backend.plan(graph)
         self.plan = with_window(self._one_step, self._steps, backend.limits)
         self._own: dict[str, DeviceBuffer] = {}
         self._recording: Recording | None = None

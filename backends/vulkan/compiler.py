@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ...graph.errors import BitgraphError
 from ...graph.storage import Storage, cache_folder
+from .prebuilt import is_prebuilt, read_prebuilt
 from .spirv import MAGIC
 from .variants import variant
 
@@ -68,6 +69,8 @@ def compile_shaders(
 def _compile_one(
     name: str, path: Path, include: Sequence[Path], target: str, storage: Storage
 ) -> bytes:
+    if is_prebuilt(_read(path)):
+        return read_prebuilt(name, path)
     compiler = find_compiler()
     key = "\n".join([compiler.version, target, _content_hash(path, include)])
     kept = storage.read(name, key)
@@ -84,10 +87,7 @@ def _content_hash(path: Path, include: Sequence[Path]) -> str:
     queue, seen = [path], {path}
     while queue:
         file = queue.pop(0)
-        try:
-            text = file.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise BitgraphError(f"shader {file} cannot be read ({error})") from error
+        text = _read(file)
         digest.update(f"{file.name} {len(text)}\n{text}".encode())
         for name in _INCLUDE.findall(text):
             found = next((f / name for f in (file.parent, *include) if (f / name).is_file()), None)
@@ -95,6 +95,13 @@ def _content_hash(path: Path, include: Sequence[Path]) -> str:
                 seen.add(found)
                 queue.append(found)
     return digest.hexdigest()
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BitgraphError(f"shader {file} cannot be read ({error})") from error
 
 
 def _run(compiler: Compiler, path: Path, include: Sequence[Path], target: str, name: str) -> bytes:

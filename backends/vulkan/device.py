@@ -36,6 +36,7 @@ class Device:
         handle: the VkDevice.
         queue: its one queue.
         pipelines: its kernels.
+        cache: folder of what is kept between runs.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class Device:
         self._buffers: set[DeviceBuffer] = set()
         self._closers: list[Any] = [self._instance.close]
         try:
-            self._start(info, [*shaders, SHADERS], cache or cache_folder())
+            self.cache = cache or cache_folder()
+            self._start(info, [*shaders, SHADERS])
         except BaseException:
             self._close_parts()
             raise
@@ -200,7 +202,7 @@ class Device:
     ) -> None:
         self.close()
 
-    def _start(self, info: DeviceInfo, folders: Sequence[Path], cache: Path) -> None:
+    def _start(self, info: DeviceInfo, folders: Sequence[Path]) -> None:
         self.info, physical = info, _find(self._instance, info)
         self.handle = _create_device(physical, self.info)
         self._closers.append(self._destroy)
@@ -208,7 +210,7 @@ class Device:
         lib.vkGetDeviceQueue(self.handle, self.info.compute_family, 0, handle)
         self.queue = Queue(self.handle, handle[0])
         self._closers.append(self.queue.close)
-        self.pipelines = Pipelines(self.handle, self.info, folders, cache)
+        self.pipelines = Pipelines(self.handle, self.info, folders, self.cache)
         self._closers.append(self.pipelines.close)
         self._allocator = Allocator(physical, self.handle, self.info)
         self._transfers = Transfers(self._allocator, self.queue, self.info.compute_family)

@@ -58,6 +58,7 @@ class DeviceLimits:
         storage_bindings: most storage buffers of one kernel.
         push_constants: bytes of them.
         timestamp_period: nanoseconds of a timestamp's step; 0 where there are no timestamps.
+        cores: streaming multiprocessors or compute units; 0 where the driver does not say.
     """
 
     storage_range: int
@@ -71,6 +72,7 @@ class DeviceLimits:
     storage_bindings: int
     push_constants: int
     timestamp_period: float
+    cores: int
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,9 @@ def choose(devices: Sequence[DeviceInfo], selector: str | None) -> DeviceInfo:
 def planning_limits(info: DeviceInfo) -> Limits:
     """What lowering and planning need to know of a device.
 
-    Among the features are "cooperative_matrix_s8" and "cooperative_matrix_f16", where the device
-    has the matrix products that kernels are written for and all that they need besides, and
+    Among the features are "cooperative_matrix_s8", "cooperative_matrix_f16" and, for matrices as
+    large as a workgroup, "cooperative_matrix2_f16", where the device has the matrix products that
+    kernels are written for and all that they need besides, and
     "subgroup_shuffle" and the like for what subgroups can do.
     """
     offered = frozenset(name for name, present in asdict(info.features).items() if present)
@@ -202,6 +205,7 @@ def planning_limits(info: DeviceInfo) -> Limits:
         subgroup=info.subgroup.size,
         bindings=info.limits.storage_bindings,
         invocations=info.limits.invocations,
+        cores=info.limits.cores,
         features=offered,
     )
 
@@ -214,6 +218,10 @@ _MATRIX_PRODUCTS = {
     "cooperative_matrix_f16": (
         MatrixShape(16, 16, 16, "f16", "f16", "f32", "f32"),
         {"shader_float16", "vulkan_memory_model", "full_subgroups"},
+    ),
+    "cooperative_matrix2_f16": (
+        MatrixShape(16, 16, 16, "f16", "f16", "f32", "f32"),
+        {"cooperative_matrix2", "shader_float16", "storage16", "vulkan_memory_model"},
     ),
 }
 """Shapes and other features by the name of what they make possible together."""

@@ -18,7 +18,10 @@ class Limits:
         subgroup: invocations of a subgroup.
         bindings: storage buffers of one kernel.
         invocations: of a workgroup.
+        cores: processors that workgroups are shared out to, 0 where nobody says.
         features: names of optional abilities, such as "cooperative_matrix".
+        avoided: ways of computing a product that were timed on the device and lost to another
+            (`tuning.py`), as `Choice.name` gives them.
     """
 
     max_range: int = 1 << 27
@@ -29,7 +32,9 @@ class Limits:
     subgroup: int = 32
     bindings: int = 16
     invocations: int = 256
+    cores: int = 0
     features: frozenset[str] = frozenset()
+    avoided: frozenset[str] = frozenset()
 
 
 KNOWN_LIMITS: Final[Mapping[str, Limits]] = {
@@ -41,11 +46,13 @@ KNOWN_LIMITS: Final[Mapping[str, Limits]] = {
         shared_memory=48 << 10,
         bindings=1 << 20,
         invocations=1024,
+        cores=132,
         features=frozenset(
             {
                 "integer_dot_product",
                 "cooperative_matrix_s8",
                 "cooperative_matrix_f16",
+                "cooperative_matrix2_f16",
                 "full_subgroups",
                 "subgroup_shuffle",
             }

@@ -69,7 +69,7 @@ class Pipelines:
         self._modules: dict[str, tuple[Any, ShaderInterface]] = {}
         self._layouts: dict[int, tuple[Any, Any]] = {}
         self._pipelines: dict[Key, Pipeline] = {}
-        self._kept = self._files.read("pipelines", self._key) or b""
+        self._kept = self._files.read("pipelines", self.key) or b""
         if not _belongs(self._kept, info):
             self._kept = b""
         data = ffi.new("uint8_t[]", self._kept) if self._kept else NULL
@@ -120,7 +120,8 @@ class Pipelines:
         self._generated.cleanup()
 
     @property
-    def _key(self) -> str:
+    def key(self) -> str:
+        """What tells this device and driver from others."""
         info = self._info
         return f"{info.vendor_id} {info.device_id} {info.pipeline_cache_uuid} {info.driver}"
 
@@ -208,7 +209,7 @@ class Pipelines:
             return
         contents = bytes(ffi.buffer(data, size[0]))
         if contents != self._kept and _belongs(contents, self._info):
-            self._files.write("pipelines", self._key, contents)
+            self._files.write("pipelines", self.key, contents)
 
 
 def pack_constants(

@@ -11,7 +11,7 @@ from .inplace import taken_places
 from .kernels import kernel
 from .limits import Limits
 from .lowering import lower_calls
-from .lowering.calls import Call, Lowering, Part
+from .lowering.calls import Call, Choice, Lowering, Part
 from .memory import Interval, live_lower_bound, place
 from .schedule import Access, Binding, Buffer, Dispatch, Kind, Schedule, Slice
 
@@ -34,6 +34,7 @@ class Plan:
         homes: of every value, the interval or buffer that it shares with its views and with those
             that take its place.
         lower_bound: bytes of the values that are alive at once, which the arenas need at least.
+        choices: what the lowering chose among several ways.
 
     Its text is the schedule's under a line on memory.
     """
@@ -43,6 +44,7 @@ class Plan:
     intervals: tuple[Interval, ...]
     homes: dict[str, str]
     lower_bound: int
+    choices: tuple[Choice, ...] = ()
 
     @property
     def arena_bytes(self) -> int:
@@ -80,7 +82,7 @@ def make_plan(graph: Graph, limits: Limits) -> Plan:
     everything = {**placement.slices, **named}
     shared = {value.name: homes.root(value).name for value in homes.values(graph)}
     bound = live_lower_bound(intervals, limits.alignment)
-    return Plan(schedule, everything, tuple(intervals), shared, bound)
+    return Plan(schedule, everything, tuple(intervals), shared, bound, tuple(lowering.choices))
 
 
 class _Homes:

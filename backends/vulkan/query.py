@@ -54,7 +54,7 @@ def describe(instance: Instance, index: int, physical: Any) -> DeviceInfo:
         pipeline_cache_uuid=bytes(plain.pipelineCacheUUID).hex(),
         compute_family=_compute_family(physical)[0],
         heaps=_heaps(physical),
-        limits=_limits(physical, plain.limits, v11),
+        limits=_limits(physical, plain.limits, v11, _cores(physical, extensions)),
         subgroup=_subgroup(v11, v13 if offered.subgroup_size_control else None),
         features=offered,
         matrices=_matrices(instance, physical) if offered.cooperative_matrix else (),
@@ -73,7 +73,31 @@ def _properties(physical: Any) -> tuple[Any, Any, Any, Any]:
     return plain, v11, v12, v13
 
 
-def _limits(physical: Any, limits: Any, v11: Any) -> DeviceLimits:
+def _cores(physical: Any, extensions: set[str]) -> int:
+    """How many processors share the workgroups, if a vendor's extension tells."""
+    for extension, (name, member) in _CORES.items():
+        if extension in extensions:
+            found = struct(name)
+            properties = struct("VkPhysicalDeviceProperties2", pNext=found)
+            lib.vkGetPhysicalDeviceProperties2(physical, properties)
+            return int(getattr(found, member))
+    return 0
+
+
+_CORES = {
+    "VK_NV_shader_sm_builtins": (
+        "VkPhysicalDeviceShaderSMBuiltinsPropertiesNV",
+        "shaderSMCount",
+    ),
+    "VK_AMD_shader_core_properties2": (
+        "VkPhysicalDeviceShaderCoreProperties2AMD",
+        "activeComputeUnitCount",
+    ),
+}
+"""Structures of properties and the member that counts them, by their extension."""
+
+
+def _limits(physical: Any, limits: Any, v11: Any, cores: int) -> DeviceLimits:
     timestamps = _compute_family(physical)[1] > 0
     return DeviceLimits(
         storage_range=limits.maxStorageBufferRange,
@@ -91,6 +115,7 @@ def _limits(physical: Any, limits: Any, v11: Any) -> DeviceLimits:
         ),
         push_constants=limits.maxPushConstantsSize,
         timestamp_period=limits.timestampPeriod if timestamps else 0.0,
+        cores=cores,
     )
 
 

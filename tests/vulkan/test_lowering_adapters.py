@@ -226,6 +226,68 @@ def test_matrix_units_on_device(graph: Graph) -> None:
     assert_right(graph, run_on_device(Fuse()(graph), values), values)
 
 
+SHARED = [
+    pytest.param(graph, id=graph.name)
+    for graph in (
+        forward(300, 2048, (260,), 16, residual=True),
+        forward(300, 2048, (384, 128), 16, head=128),
+        forward(70, 4096, (128,), 0, residual=True),
+        backward(300, 384, (640, 1024, 128), 16, added=True),
+        backward(600, 256, (1024,), 0),
+    )
+]
+FEW_CORES = replace(UNITS, cores=2)
+
+
+@pytest.mark.parametrize("graph", SHARED)
+def test_shared_tiles_planned(graph: Graph) -> None:
+    fused, values = Fuse()(graph), drawn(graph)
+    names = kernels_of(fused, FEW_CORES)
+    halves = [name for name in names if "+split" in name or "+rest" in name]
+    assert len(halves) in (2, 4)
+    for seed in range(2):
+        assert_right(graph, simulate(fused, values, FEW_CORES, seed), values)
+
+
+@pytest.mark.parametrize("graph", SHARED)
+def test_shared_tiles_on_device(graph: Graph) -> None:
+    if not device_limits().features >= UNITS.features:
+        pytest.skip("needs a device with matrix units for int8 and for half precision")
+    limits = replace(device_limits(), cores=2)
+    assert_right(graph, run_on_device(Fuse()(graph), drawn(graph), limits), drawn(graph))
+
+
+LARGE = [
+    pytest.param(graph, id=graph.name)
+    for graph in (
+        backward(300, 512, (640, 1024, 128), 16, added=True),
+        backward(9, 256, (64,), 0),
+        backward(70, 256, (64, 96), 7),
+        backward(1100, 768, (128, 2048), 0, added=True),
+    )
+]
+LARGE_MATRICES = UNITS.features | {"cooperative_matrix2_f16"}
+
+
+@pytest.mark.parametrize("cores", [0, 4])
+@pytest.mark.parametrize("graph", LARGE)
+def test_large_matrices_planned(graph: Graph, cores: int) -> None:
+    limits = replace(UNITS, features=LARGE_MATRICES, cores=cores)
+    fused, values = Fuse()(graph), drawn(graph)
+    assert "halves_product_nv" in kernels_of(fused, limits)
+    for seed in range(2):
+        assert_right(graph, simulate(fused, values, limits, seed), values)
+
+
+@pytest.mark.parametrize("cores", [0, 4])
+@pytest.mark.parametrize("graph", LARGE)
+def test_large_matrices_on_device(graph: Graph, cores: int) -> None:
+    if not device_limits().features >= LARGE_MATRICES:
+        pytest.skip("needs a device with matrices as large as a workgroup (NV)")
+    limits = replace(device_limits(), cores=cores)
+    assert_right(graph, run_on_device(Fuse()(graph), drawn(graph), limits), drawn(graph))
+
+
 def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
     names = kernels_of(Fuse()(forward(40, 256, (128, 64, 64), 16)), UNITS)
     assert sorted(names) == [*["ternary_matmul_cm+low"] * 3, "thin_matmul+3"]
@@ -233,7 +295,8 @@ def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
     assert sorted(names) == sorted(
         [
             "thin_matmul+3",
-            "thin_matmul+across+power+3",
+            "thin_matmul+across+3",
+            "row_halves+3",
             "ternary_matmul_t_cm+low+3",
             "thin_contract+6",
         ]
@@ -273,12 +336,30 @@ VARIANTS = [
         )
         for options in ("", "+low", "+added", "+low+added")
     ),
+    *(
+        f"{name}{half}"
+        for name in (
+            "ternary_matmul_cm+low+added",
+            "ternary_matmul_cm+low+rotated",
+            "ternary_matmul_t_cm",
+            "ternary_matmul_t_cm+low+added",
+        )
+        for half in ("+split", "+rest")
+    ),
+    "ternary_matmul_t_cm+low+split+3",
+    "ternary_matmul_t_cm+low+rest+3",
     *(f"{name}{members}" for name in MEANINGS for members in ("", "+3")),
     *(f"ternary_matvec{dot}{low}+rotated" for dot in ("", "+dot") for low in ("", "+low")),
     "ternary_matmul_cm+rotated",
     "ternary_matmul_cm+low+rotated",
-    "thin_matmul+power+2",
-    "thin_matmul+across+power+2",
+    "row_halves",
+    "row_halves+3",
+    "ternary_halves",
+    "ternary_halves+3",
+    "halves_product_nv",
+    "halves_finish",
+    "halves_finish+added",
+    "halves_finish+low+added+3",
 ]
 
 

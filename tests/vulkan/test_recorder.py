@@ -295,7 +295,7 @@ def test_pipeline_cache_is_checked(
         # A sound entry whose Vulkan header names another vendor.
         contents = bytearray(device.pipelines._kept or sound[42:])
         contents[8] ^= 1
-        device.pipelines._files.write("pipelines", device.pipelines._key, bytes(contents))
+        device.pipelines._files.write("pipelines", device.pipelines.key, bytes(contents))
         damaged = bytearray(file.read_bytes())
     file.write_bytes(damaged)
     with open_watched(cache=tmp_path) as again:

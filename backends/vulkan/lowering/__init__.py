@@ -21,6 +21,7 @@ from . import (
     quantize,
     rope,
     sampling,
+    ternary_gradients,
 )
 from .calls import Lowering, Meaning, Rule
 
@@ -32,6 +33,7 @@ _FAMILIES = (
     quantize,
     linear,
     matvec,
+    ternary_gradients,
     contraction,
     adapters,
     projections,

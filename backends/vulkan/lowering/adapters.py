@@ -10,23 +10,19 @@ from ....graph.ir import Node, Value
 from ....graph.ops import op_def
 from ....graph.ops.fused import expanded
 from ....graph.tensors import HostValue
-from ....graph.types import DType, tensor
+from ....graph.types import DType
 from ....passes.fuse.products import Low, Through, low_of, through_products
 from ....passes.fuse.projections import FEW_ROWS
 from ..limits import Limits
 from ..variants import with_members
 from .calls import Lowering, Meaning, Rule, fused_rule, groups_for, reducing_workgroup
 from .linear import (
-    Backward,
     Extras,
-    halves_tile,
     rotates,
-    row_power,
-    row_powers,
     ternary_product,
-    ternary_products_t,
 )
 from .meanings import arrays
+from .ternary_gradients import Backward, ternary_products_t
 
 _TILE = 16
 """Rows and columns of a tile of thin.glsl."""
@@ -75,13 +71,13 @@ def _product_gradients(lowering: Lowering, node: Node) -> None:
     if any(member.product.inputs[1].type.dtype is not DType.T2 for member in members):
         lowering.lower_apart(node)
         return
-    powers = _narrow(lowering, members, made)
+    _narrow(lowering, members, made)
     (result,) = (value for value in node.outputs if made[value.name].op == "add")
     terms: list[Backward] = []
     for member in members:
         x, w = member.product.inputs
         low = None if member.low is None else member.low.result
-        terms.append(Backward(x, w, powers[x], low, member.weight))
+        terms.append(Backward(x, w, low, member.weight))
     added = _taken_in(nodes, {value for inner in nodes for value in inner.outputs})
     ternary_products_t(lowering, terms, result, added)
 
@@ -92,44 +88,33 @@ def _taken_in(nodes: Sequence[Node], made: set[Value]) -> Value | None:
     return next((value for value in summed if value not in made), None)
 
 
-def _narrow(
-    lowering: Lowering, members: Sequence[Through], made: Mapping[str, Node]
-) -> dict[Value, Value | None]:
-    """Multiply cotangents with B; the powers of their rows by cotangent, where they are wanted."""
-    powers: dict[Value, Value | None] = {}
+def _narrow(lowering: Lowering, members: Sequence[Through], made: Mapping[str, Node]) -> None:
+    """Multiply cotangents with B."""
     alike: dict[object, list[Low]] = {}
-    for member in members:
-        x, w = member.product.inputs
-        low, wanted = member.low, halves_tile(lowering, x, w) is not None
-        if low is not None and _binds(lowering, x, low.weight):
-            alike.setdefault((low.factor, low.result.type, wanted), []).append(low)
-            powers[x] = lowering.scratch(tensor("f32", x.type.shape[0])) if wanted else None
+    for low in (member.low for member in members if member.low is not None):
+        if _binds(lowering, low.x, low.weight):
+            alike.setdefault((low.factor, low.result.type), []).append(low)
             continue
-        if low is not None:
-            lowering.lower(low.product)
-            lowering.lower(made[low.result.name])
-        powers[x] = row_power(lowering, x) if wanted else None
+        lowering.lower(low.product)
+        lowering.lower(made[low.result.name])
     for lows in alike.values():
-        most = lowering.limits.bindings // 4
+        most = lowering.limits.bindings // 3
         for begin in range(0, len(lows), most):
-            some = lows[begin : begin + most]
-            wanted_powers = [power for low in some if (power := powers[low.x]) is not None]
-            _thin_matmul(lowering, some, wanted_powers)
-    return powers
+            _thin_matmul(lowering, lows[begin : begin + most])
 
 
 def _binds(lowering: Lowering, *values: Value) -> bool:
     return all(value.type.nbytes <= lowering.limits.max_range for value in values)
 
 
-def _thin_matmul(lowering: Lowering, lows: Sequence[Low], powers: Sequence[Value] = ()) -> None:
-    """Narrow products of one factor and one result type, and what `row_power` gives of their x."""
+def _thin_matmul(lowering: Lowering, lows: Sequence[Low]) -> None:
+    """Narrow products of one factor and one result type."""
     rows, columns = lows[0].result.type.shape
     across = not lows[0].product.attributes["transpose_b"]
     if rows <= FEW_ROWS and not across:
         _thin_matvec(lowering, lows)
         return
-    kernel, lanes = f"thin_matmul{'+across' * across}{'+power' * bool(powers)}", _lanes(lowering)
+    kernel, lanes = f"thin_matmul{'+across' * across}", _lanes(lowering)
     groups = math.ceil(rows / _TILE) * math.ceil(columns / _TILE) * len(lows)
     constants: dict[str, int | float] = {"ROWS": rows, "COLUMNS": columns, **lanes}
     constants["FACTOR"] = lows[0].factor
@@ -138,7 +123,6 @@ def _thin_matmul(lowering: Lowering, lows: Sequence[Low], powers: Sequence[Value
         named = {"a": low.x, "b": low.weight, "y": low.result}
         operands |= {f"{name}{number}": value for name, value in named.items()}
         constants[f"INNER{number}"] = low.x.type.shape[1]
-    operands |= {f"power{number}": power for number, power in enumerate(powers)}
     kernel = with_members(kernel, len(lows))
     lowering.call(kernel, groups_for(groups, 1, lowering.limits), constants, **operands)
 
@@ -219,8 +203,6 @@ def _thin_matmul_meaning(across: bool) -> Meaning:
         for number in range(sum(name.startswith("a") for name in operands)):
             a, b, y = arrays(operands, f"a{number}", f"b{number}", f"y{number}")
             y[...] = a @ (b if across else b.T) * a.dtype.type(constants["FACTOR"])
-            if f"power{number}" in operands:
-                arrays(operands, f"power{number}")[0][...] = row_powers(a)
 
     return meaning
 

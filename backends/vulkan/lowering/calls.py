@@ -1,7 +1,7 @@
 """What a rule of the lowering writes: calls of kernels on values, before memory is planned."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -44,6 +44,25 @@ class Call:
     label: str
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A product that several kernels can compute on a device.
+
+    Attributes:
+        op: of the product.
+        sizes: rows, inner length and columns.
+        ways: names of the kernels; the one that should be fastest comes first.
+    """
+
+    op: str
+    sizes: tuple[int, int, int]
+    ways: tuple[str, ...]
+
+    def name(self, way: str) -> str:
+        """A way with the sizes, for `Limits.avoided`."""
+        return f"{way} {'x'.join(map(str, self.sizes))}"
+
+
 class Lowering:
     """Collects the calls of a graph; the rules of `RULES` write to it.
 
@@ -54,6 +73,7 @@ class Lowering:
         views: values that are another value's bytes under another type.
         donors: values that are written over another value, by in-place aliases.
         inputs: names of the values that come from outside.
+        choices: what was chosen among several ways.
     """
 
     def __init__(
@@ -69,6 +89,7 @@ class Lowering:
         self.views: dict[str, Value] = {}
         self.donors = donors
         self.inputs = inputs
+        self.choices: dict[Choice, None] = {}
         self.label = ""
         self._rules = rules
         self._scratch = 0
@@ -171,6 +192,15 @@ class Lowering:
             raise GraphError(f"{name}: {groups} workgroups are more than the device can start")
         ordered = tuple(sorted(constants.items()))
         return Call(name, ordered, tuple(bound), groups, label)
+
+    def choose(self, op: str, sizes: tuple[int, int, int], ways: Sequence[str]) -> str | None:
+        """The way to compute a product: the first that is not avoided; None if there is none."""
+        if len(ways) < 2:
+            return ways[0] if ways else None
+        choice = Choice(op, sizes, tuple(ways))
+        self.choices[choice] = None
+        left = (way for way in ways if choice.name(way) not in self.limits.avoided)
+        return next(left, ways[0])
 
     def scratch(self, type: TensorType) -> Value:
         """A value that the graph does not have, for calls of the present node."""

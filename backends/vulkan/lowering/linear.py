@@ -1,7 +1,7 @@
 """Rules and meanings of the kernels for the family `linear`: matrix products."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,13 +13,24 @@ from ....graph.tensors import GROUP, Array, HostValue, Ternary
 from ....graph.types import DType, tensor
 from ....passes.fuse.projections import FEW_ROWS
 from ..layout import assign
-from ..limits import Limits
-from ..variants import with_members
-from .calls import Lowering, Meaning, Part, Rule, groups_for, row_ranges, rows_of, whole
+from .calls import (
+    Lowering,
+    Meaning,
+    Part,
+    Rule,
+    groups_for,
+    row_ranges,
+    rows_of,
+    whole,
+)
 from .matvec import Around, Member, is_matvec, ternary_matvec
 from .meanings import arrays, of_op
 from .quantize import dequantize
-from .tiles import TILE_K, WORKGROUP, Tile, lanes_for, parts_for, tile_for, unit_tile_for
+from .shares import Share, call_shared, share_for, shared_meaning
+from .tiles import TILE_K, WORKGROUP, lanes_for, parts_for, tile_for
+
+_DEPTH = 64
+"""Values of the inner axis that a step of ternary_matmul_cm takes."""
 
 
 @dataclass(frozen=True)
@@ -87,25 +98,37 @@ def _ternary_tiles(
     lowering: Lowering, sizes: tuple[int, ...], x: Value, w: Value, y: Value, extras: Extras
 ) -> None:
     rows, inner, columns = sizes
-    limits = lowering.limits
-    kernel, tile = f"ternary_matmul{_dot(lowering)}", tile_for(rows, columns, 1)
-    unit_tile = _codes_tile(lowering, x, w)
-    if unit_tile is not None:
-        kernel, tile = "ternary_matmul_cm", unit_tile
-    constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **tile.constants}
-    groups = groups_for(tile.count(rows, columns), 1, limits)
-    kernel, constants = f"{kernel}{extras.options}", {**constants, **extras.constants}
-    lowering.call(kernel, groups, constants, x=x, w=w, y=y, **extras.operands)
+    constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **extras.constants}
+    operands = {"x": x, "w": w, "y": y, **extras.operands}
+    kernel, share = _codes_way(lowering, x, w)
+    if share is not None:
+        call_shared(lowering, f"{kernel}{extras.options}", share, constants, operands)
+        return
+    tile = tile_for(rows, columns, 1)
+    groups = groups_for(tile.count(rows, columns), 1, lowering.limits)
+    lowering.call(f"{kernel}{extras.options}", groups, {**constants, **tile.constants}, **operands)
 
 
-def _codes_tile(lowering: Lowering, x: Value, w: Value) -> Tile | None:
-    """The tile for x w^T of int8 activations on matrix units, or None if they do not fit."""
+def _codes_way(lowering: Lowering, x: Value, w: Value) -> tuple[str, Share | None]:
+    """The kernel for x w^T of int8 activations, and its tiles if it is one for matrix units."""
+    (rows, inner), columns = x.type.shape, w.type.shape[0]
+    share = _codes_share(lowering, x, w)
+    ways = ["ternary_matmul_cm"] * (share is not None)
+    ways += ["ternary_matmul_dot"] * bool(_dot(lowering))
+    ways += ["ternary_matmul"] * (not ways)
+    way = lowering.choose("ternary_matmul", (rows, inner, columns), ways)
+    assert way is not None, "there is always one"
+    return way, share if way == "ternary_matmul_cm" else None
+
+
+def _codes_share(lowering: Lowering, x: Value, w: Value) -> Share | None:
+    """The tiles of x w^T of int8 activations on matrix units, or None if they do not fit."""
     (rows, inner), columns = x.type.shape, w.type.shape[0]
     if "cooperative_matrix_s8" not in lowering.limits.features or x.type.dtype is not DType.Q8:
         return None
     if rows <= FEW_ROWS or inner % GROUP or columns % 4:
         return None
-    return unit_tile_for(rows, columns, lowering.limits)
+    return share_for(rows, columns, inner // _DEPTH, lowering.limits)
 
 
 def rotates(lowering: Lowering, x: Value, w: Value, rope: Node) -> bool:
@@ -117,42 +140,14 @@ def rotates(lowering: Lowering, x: Value, w: Value, rope: Node) -> bool:
         return False
     if is_matvec(x):
         return True
-    tile = _codes_tile(lowering, x, w)
+    _, share = _codes_way(lowering, x, w)
     shuffles = "subgroup_shuffle" in lowering.limits.features
-    return tile is not None and shuffles and rope.inputs[0].type.shape[2] == tile.columns
+    return share is not None and shuffles and rope.inputs[0].type.shape[2] == share.tile.columns
 
 
 def _dot(lowering: Lowering) -> str:
     """Suffix of the kernels that use packed dot products, if the device has them."""
     return "_dot" if "integer_dot_product" in lowering.limits.features else ""
-
-
-@dataclass(frozen=True)
-class Backward:
-    """One term of a sum of products with ternary weights: x w, and low A where it has an adapter.
-
-    Attributes:
-        x, w: the factors.
-        power: what `row_power` gives of x, where `halves_tile` gives a tile.
-        low, weight: of the adapter.
-    """
-
-    x: Value
-    w: Value
-    power: Value | None = None
-    low: Value | None = None
-    weight: Value | None = None
-
-
-def _ternary_matmul_t(lowering: Lowering, node: Node) -> None:
-    x, w = node.inputs
-    if w.type.dtype is not DType.T2:
-        _plain_matmul(lowering, x, w, node.outputs[0])
-        return
-    power = None
-    if halves_tile(lowering, x, w) is not None:
-        power = row_power(lowering, x)
-    ternary_products_t(lowering, (Backward(x, w, power),), node.outputs[0])
 
 
 def row_power(lowering: Lowering, x: Value) -> Value:
@@ -167,61 +162,6 @@ def row_power(lowering: Lowering, x: Value) -> Value:
     return power
 
 
-def halves_tile(lowering: Lowering, x: Value, w: Value) -> Tile | None:
-    """The tile for x w on matrix units, which need the rows' powers, or None if they do not fit."""
-    (rows, inner), columns = x.type.shape, w.type.shape[1]
-    if "cooperative_matrix_f16" not in lowering.limits.features:
-        return None
-    if inner % 32 or columns % GROUP or rows <= FEW_ROWS:
-        return None
-    return unit_tile_for(rows, columns, lowering.limits)
-
-
-def ternary_products_t(
-    lowering: Lowering, terms: Sequence[Backward], y: Value, added: Value | None = None
-) -> None:
-    """Y = the sum of all terms, and `added`; in as few dispatches as may be."""
-    parts = _dispatched_together(terms, lowering.limits)
-    for number, some in enumerate(parts):
-        target = y if number == len(parts) - 1 else lowering.scratch(y.type)
-        if some[0].power is None:
-            (term,) = some
-            extras = Extras(term.low, term.weight, added)
-            sizes, factors = (*term.x.type.shape, y.type.shape[1]), {"x": term.x, "w": term.w}
-            tiled_product(lowering, "ternary_matmul_t", sizes, factors, target, extras=extras)
-        else:
-            _ternary_units_t(lowering, some, target, added)
-        added = target
-
-
-def _dispatched_together(terms: Sequence[Backward], limits: Limits) -> list[Sequence[Backward]]:
-    """The terms by what one dispatch adds up: on matrix units as many as it binds."""
-    parts: list[Sequence[Backward]] = [(term,) for term in terms if term.power is None]
-    for has_low, each in ((True, 5), (False, 3)):
-        some = [t for t in terms if t.power is not None and (t.low is not None) == has_low]
-        most = max(1, (limits.bindings - 2) // each)
-        parts += [some[begin : begin + most] for begin in range(0, len(some), most)]
-    return parts
-
-
-def _ternary_units_t(
-    lowering: Lowering, terms: Sequence[Backward], y: Value, added: Value | None
-) -> None:
-    rows, columns = y.type.shape
-    tile = halves_tile(lowering, terms[0].x, terms[0].w)
-    assert tile is not None, "who gives powers has asked for the tile"
-    extras = Extras(terms[0].low, terms[0].weight, added)
-    constants = {"ROWS": rows, "COLUMNS": columns, **tile.constants, **extras.constants}
-    operands: dict[str, Value] = {"y": y} if added is None else {"y": y, "added": added}
-    for number, term in enumerate(terms):
-        constants[f"INNER{number}"] = term.x.type.shape[1]
-        named = {"x": term.x, "power": term.power, "w": term.w, "low": term.low, "b": term.weight}
-        operands |= {f"{name}{number}": v for name, v in named.items() if v is not None}
-    groups = groups_for(tile.count(rows, columns), 1, lowering.limits)
-    kernel = with_members(f"ternary_matmul_t_cm{extras.options}", len(terms))
-    lowering.call(kernel, groups, constants, **operands)
-
-
 def _contract_rows(lowering: Lowering, node: Node) -> None:
     a, b = node.inputs
     inner, rows = a.type.shape
@@ -230,7 +170,7 @@ def _contract_rows(lowering: Lowering, node: Node) -> None:
 
 
 def _matmul(lowering: Lowering, node: Node) -> None:
-    multiply = _matmul_across if node.attributes["transpose_b"] else _plain_matmul
+    multiply = _matmul_across if node.attributes["transpose_b"] else plain_matmul
     a, b = node.inputs
     multiply(lowering, a, b, node.outputs[0])
 
@@ -240,7 +180,7 @@ def _half(b: Value) -> str:
     return "_f16" if b.type.dtype is DType.F16 else ""
 
 
-def _plain_matmul(lowering: Lowering, a: Value, b: Value, y: Value) -> None:
+def plain_matmul(lowering: Lowering, a: Value, b: Value, y: Value) -> None:
     """Y = a b."""
     sizes = (*a.type.shape, b.type.shape[1])
     tiled_product(lowering, f"matmul{_half(b)}", sizes, {"a": a, "b": b}, y)
@@ -332,7 +272,7 @@ def _by_parts(multiply: _Multiply) -> Meaning:
         target = y.reshape(parts, rows, -1)[:, :, first : first + columns]
         for k in range(parts):
             some = slice(k * step, (k + 1) * step)
-            target[k] = multiply(_dense(left), _dense(right), some)
+            target[k] = multiply(dense(left), dense(right), some)
 
     return meaning
 
@@ -347,26 +287,42 @@ def _finished(meaning: Meaning, across: bool = False) -> Meaning:
     """The meaning of a kernel with epilogue.glsl."""
 
     def finished(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
-        more = ("low", "b", "added", "table")
-        added = [x.copy() for x in arrays(operands, *operands.keys() & {"added"})]
-        meaning(constants, {name: x for name, x in operands.items() if name not in more})
         (y,) = arrays(operands, "y")
-        target = y[0] if y.ndim == 3 else y
-        if "low" in operands:
-            low, b = arrays(operands, "low", "b")
-            target += low @ (b if across else b.T)
-        for x in added:  # read before y, which may lie over it, was written
-            target += x
-        for table in arrays(operands, *operands.keys() & {"table"}):
-            heads = target.reshape(len(target), -1, table.shape[1])
-            turned = op_def("rope").eval(heads, table, inverse=False)
-            assert isinstance(turned, np.ndarray)
-            heads[...] = turned
+        over_added = {"y": np.empty_like(y)}  # y may lie over what is added to it
+        factors = {name: x for name, x in operands.items() if name not in _ADDED_LAST}
+        meaning(constants, {**factors, **over_added})
+        total = over_added["y"]
+        target = total[0] if total.ndim == 3 else total
+        target[...] = finish_product(target, constants, operands, across)
+        y[...] = total
 
     return finished
 
 
-def _dense(factor: HostValue) -> Array:
+_ADDED_LAST = ("low", "b", "added", "table")
+
+
+def finish_product(
+    total: Array,
+    constants: Mapping[str, int | float],
+    operands: Mapping[str, HostValue],
+    across: bool = False,
+) -> Array:
+    """What epilogue.glsl makes of a product, and the rotation behind it."""
+    for some in operands.keys() & {"low"}:
+        low, b = arrays(operands, some, "b")
+        total = total + low @ (b if across else b.T)
+    for x in arrays(operands, *operands.keys() & {"added"}):
+        total = total + x
+    for table in arrays(operands, *operands.keys() & {"table"}):
+        heads = total.reshape(len(total), -1, table.shape[1])
+        turned = op_def("rope").eval(heads, table, inverse=False)
+        assert isinstance(turned, np.ndarray)
+        total = turned.reshape(total.shape)
+    return total
+
+
+def dense(factor: HostValue) -> Array:
     """A factor as f32."""
     if isinstance(factor, Ternary):
         weights: Array = factor.dense(np.float32) * np.float32(factor.scale)
@@ -399,7 +355,7 @@ def _sum_parts_meaning(
 
 
 def _row_power(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
-    assign(operands["y"], row_powers(_dense(operands["x"])))
+    assign(operands["y"], row_powers(dense(operands["x"])))
 
 
 def row_powers(x: Array) -> Array:
@@ -409,31 +365,17 @@ def row_powers(x: Array) -> Array:
     return powers
 
 
-def _on_units(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
-    numbers = range(sum(name.startswith("x") for name in operands))
-    weights = [operands[f"w{k}"] for k in numbers]
-    scales = [np.float32(w.scale) for w in weights if isinstance(w, Ternary)]
-    powers = [
-        _dense(operands[f"power{k}"]) * scale for k, scale in zip(numbers, scales, strict=True)
-    ]
-    power = row_powers(np.stack(powers, axis=1))[:, None]
-    added = [x.copy() for x in arrays(operands, *operands.keys() & {"added"})]
-    total = np.zeros((1, 1), np.float32)
-    for k, w, scale in zip(numbers, weights, scales, strict=True):
-        assert isinstance(w, Ternary)
-        halves = (_dense(operands[f"x{k}"]) * (scale / power)).astype(np.float16)
-        total = total + halves.astype(np.float32) @ w.dense(np.float32)
-    total = total * power
-    for k in numbers:
-        if f"low{k}" in operands:
-            low, b = arrays(operands, f"low{k}", f"b{k}")
-            total = total + low @ b
-    assign(operands["y"], sum(added, start=total))
+def _codes_product(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> Array:
+    """What ternary_matmul_cm computes before anything is added."""
+    product = op_def("ternary_matmul").eval(operands["x"], operands["w"])
+    assert isinstance(product, np.ndarray)
+    return product
 
 
 RULES: dict[str, Rule] = {
     "ternary_matmul": _ternary_matmul,
-    "ternary_matmul_t": _ternary_matmul_t,
     "matmul": _matmul,
     "contract_rows": _contract_rows,
 }
@@ -441,7 +383,6 @@ RULES: dict[str, Rule] = {
 _ON_CODES = (
     "ternary_matmul",
     "ternary_matmul_dot",
-    "ternary_matmul_cm",
 )
 
 MEANINGS: dict[str, Meaning] = {
@@ -449,7 +390,7 @@ MEANINGS: dict[str, Meaning] = {
     "ternary_matmul_f32": _finished(_by_parts(_times_transposed)),
     "ternary_matmul_t": _finished(_by_parts(_times), across=True),
     "row_power": _row_power,
-    "ternary_matmul_t_cm": _on_units,
+    "ternary_matmul_cm": shared_meaning(_codes_product, finish_product),
     "matmul": _by_parts(_times),
     "matmul_f16": _by_parts(_times),
     "matmul_t": _by_parts(_times_transposed),

@@ -32,12 +32,14 @@ class Tile:
         rows, columns: of the result.
         inside: what a thread or a subgroup has of them, by the names of the constants.
         threads: of the workgroup.
+        resident: workgroups that a core runs at a time.
     """
 
     rows: int
     columns: int
     inside: tuple[tuple[str, int], ...]
     threads: int
+    resident: int = 2
 
     @property
     def constants(self) -> dict[str, int]:
@@ -45,9 +47,21 @@ class Tile:
         sizes = {"TILE_M": self.rows, "TILE_N": self.columns, "WORKGROUP": self.threads}
         return {**sizes, **dict(self.inside)}
 
+    @property
+    def strips(self) -> int:
+        """Workgroups that finish a tile of units.glsl, 16 x 32 sums a subgroup (share.glsl)."""
+        return self.rows * self.columns // (16 * self.threads)
+
     def count(self, rows: int, columns: int) -> int:
         """Tiles of a matrix."""
         return math.ceil(rows / self.rows) * math.ceil(columns / self.columns)
+
+    def fits(self, limits: Limits) -> bool:
+        """Whether a device has the shared memory for it, as a tile of units.glsl.
+
+        That is 64 + 16 bytes for each row and column, and as much for an adapter's part of them.
+        """
+        return 160 * (self.rows + self.columns) <= limits.shared_memory
 
 
 def plain_tile(rows: int, columns: int, quads_m: int = 1, quads_n: int = 1) -> Tile:
@@ -62,7 +76,8 @@ def units_tile(rows: int, columns: int, warp_m: int, warp_n: int) -> Tile:
     return Tile(rows, columns, inside, rows // warp_m * (columns // warp_n) * _SUBGROUP)
 
 
-_UNIT_TILES = (units_tile(128, 128, 64, 64), units_tile(64, 128, 32, 32))
+UNIT_TILES = (units_tile(128, 128, 64, 64), units_tile(64, 128, 32, 32))
+"""The tiles for matrix units, the largest first."""
 
 
 def tile_for(rows: int, columns: int, inner: int) -> Tile:
@@ -87,10 +102,9 @@ def tile_for(rows: int, columns: int, inner: int) -> Tile:
 def unit_tile_for(rows: int, columns: int, limits: Limits, inner: int = 1) -> Tile | None:
     """A tile for matrix units, the large one if it keeps the device busy; None if none fits.
 
-    The inner axis only counts where it is split (`parts_for`). Shared memory holds 64 + 16 bytes
-    for each row and column.
+    The inner axis only counts where it is split (`parts_for`).
     """
-    fitting = [t for t in _UNIT_TILES if 80 * (t.rows + t.columns) <= limits.shared_memory]
+    fitting = [tile for tile in UNIT_TILES if tile.fits(limits)]
     if limits.subgroup != _SUBGROUP or not fitting:
         return None
     parts = max(1, inner // _INNER_OF_LARGE)

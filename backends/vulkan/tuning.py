@@ -1,0 +1,151 @@
+"""Choosing among kernels by timing them, once for each device, driver and size.
+
+Where several kernels can compute a product (`Lowering.choose`), which is the fastest depends on
+the device. What was found is kept in the cache folder, so that only the first program with a size
+pays for it. Kernels may differ in the order in which they add, so two devices, or a cache that was
+deleted in between, may give results that differ in rounding.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from ...graph.build import GraphBuilder
+from ...graph.ir import Graph, Role
+from ...graph.storage import Storage
+from ...graph.tensors import HostValue, Quantized, Ternary, packed_bytes
+from ...graph.types import tensor
+from .device import SHADERS, Device
+from .info import DeviceType
+from .layout import to_bytes
+from .limits import Limits
+from .lowering.calls import Choice
+from .plan import make_plan
+
+_SMALLEST = 1 << 26
+"""Multiplications of a product that is worth timing."""
+_ROUNDS = 6
+
+
+class Tuner:
+    """The choices of a device.
+
+    Attributes:
+        avoided: ways that lost to another, for `Limits.avoided`.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._storage = Storage(device.cache / "tuning")
+        self._settled: set[Choice] = set()
+        self.avoided: frozenset[str] = frozenset()
+
+    def settle(self, choices: Iterable[Choice], limits: Limits) -> bool:
+        """Time what is not known yet; returns whether `avoided` has changed.
+
+        Args:
+            choices: of a plan.
+            limits: that it was made for.
+
+        Small products and those of a CPU keep the way that is expected to be the fastest.
+        """
+        before = self.avoided
+        for choice in choices:
+            large = int(np.prod(choice.sizes)) >= _SMALLEST
+            if choice in self._settled or not large or self._device.info.type is DeviceType.CPU:
+                continue
+            self._settled.add(choice)
+            seconds = self._known(choice) or self._time(choice, limits)
+            best = min(seconds, key=lambda way: seconds[way])
+            self.avoided |= {choice.name(way) for way in choice.ways if way != best}
+        return self.avoided != before
+
+    def _known(self, choice: Choice) -> dict[str, float] | None:
+        kept = self._storage.read(choice.op, self._key(choice))
+        return None if kept is None else dict(json.loads(kept))
+
+    def _key(self, choice: Choice) -> str:
+        return f"{self._device.pipelines.key}\n{_shader_digest()}\n{choice}"
+
+    def _time(self, choice: Choice, limits: Limits) -> dict[str, float]:
+        seconds = time_ways(self._device, limits, choice)
+        self._storage.write(choice.op, self._key(choice), json.dumps(seconds).encode())
+        return seconds
+
+
+def time_ways(device: Device, limits: Limits, choice: Choice) -> dict[str, float]:
+    """Seconds of each way of a choice, the least of some rounds in which they take turns."""
+    graph, values = _product(choice)
+    runs = {way: _Run(device, graph, values, _only(limits, choice, way)) for way in choice.ways}
+    try:
+        rounds = [{way: run.seconds() for way, run in runs.items()} for _ in range(_ROUNDS)]
+    finally:
+        for run in runs.values():
+            run.close()
+    return {way: min(seconds[way] for seconds in rounds) for way in choice.ways}
+
+
+def _only(limits: Limits, choice: Choice, way: str) -> Limits:
+    others = {choice.name(other) for other in choice.ways if other != way}
+    return replace(limits, avoided=limits.avoided | others)
+
+
+def _product(choice: Choice) -> tuple[Graph, Mapping[str, HostValue]]:
+    """The product as a graph, with random factors."""
+    rows, inner, columns = choice.sizes
+    rng = np.random.default_rng(0)
+    builder = GraphBuilder(choice.op)
+    shape = (columns, inner) if choice.op == "ternary_matmul" else (inner, columns)
+    codes = rng.choice(_BYTES, packed_bytes(inner * columns))
+    x: HostValue = rng.standard_normal((rows, inner), np.float32)
+    x_type = tensor("f32", rows, inner)
+    if choice.op == "ternary_matmul":
+        x_type = tensor("q8", rows, inner)
+        x = Quantized(
+            rng.integers(-127, 128, (rows, inner)).astype(np.int8), np.ones((rows, 1), np.float32)
+        )
+    left = builder.add_input("x", x_type, Role.INPUT)
+    right = builder.add_input("w", tensor("t2", *shape), Role.WEIGHT)
+    y = builder.op(choice.op, left, right, name="y")
+    return builder.finish((y,)), {"x": x, "w": Ternary(codes, 0.02, shape)}
+
+
+_BYTES = np.array([b for b in range(256) if all(b >> s & 3 != 3 for s in (0, 2, 4, 6))], np.uint8)
+"""Bytes of four codes from 0 to 2."""
+
+
+class _Run:
+    """A graph on buffers of its own, to be timed."""
+
+    def __init__(
+        self, device: Device, graph: Graph, values: Mapping[str, HostValue], limits: Limits
+    ) -> None:
+        schedule = make_plan(graph, limits).schedule
+        self._device = device
+        self._buffers = {
+            b.name: device.buffer(f"tuning {b.name}", b.size) for b in schedule.buffers
+        }
+        device.upload([(self._buffers[n], to_bytes(value), 0) for n, value in values.items()])
+        self._recording = device.record(schedule, self._buffers, profile=True)
+
+    def seconds(self) -> float:
+        self._recording.submit()
+        return sum(seconds for _, seconds in self._recording.seconds())
+
+    def close(self) -> None:
+        self._recording.close()
+        self._device.free(self._buffers.values())
+
+
+@cache
+def _shader_digest() -> str:
+    """A digest of all shaders: when one changes, what was timed is forgotten."""
+    digest = hashlib.sha256()
+    for file in sorted(SHADERS.iterdir()):
+        if file.suffix in (".comp", ".glsl"):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

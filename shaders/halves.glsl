@@ -1,0 +1,15 @@
+// Ternary codes as halves.
+
+// Codes 0 to 2 in the low bits of two 16-bit halves as f16: 0xbc00, 0 and 0x3c00.
+uint to_halves(uint codes) {
+  const uint odd = ~codes & 0x00010001;
+  return odd * 0x3c00 | (odd & ~(codes >> 1)) << 15;
+}
+
+// Four codes in the low bits of bytes as f16.
+uvec2 weights_of(uint codes) {
+  codes &= 0x03030303;
+  const uint low = codes & 0xff | (codes & 0xff00) << 8;
+  const uint high = codes >> 16 & 0xff | codes >> 8 & 0xff0000;
+  return uvec2(to_halves(low), to_halves(high));
+}

@@ -1,0 +1,87 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+// row_halves: y = the rows of some x side by side as f16, each x times the scale of its ternary weights
+// and each row divided by its top, the power of two below its largest element. One workgroup a row.
+//
+// Rows of y from ROWS on are zero.
+//
+// Reference: the left factor of ternary_matmul_t_cm and of halves_product_nv. INNER is the sum of all
+// INNER@, multiples of 4.
+// Bindings:
+//   0 write y   f16[HIGH,INNER]
+//   1 write top f32[ROWS]
+#pragma each
+//   n read  x@  f32[ROWS,INNER@]
+//   n read  w@  t2[INNER@,COLUMNS]
+#pragma end
+layout(constant_id = 0) const uint ROWS = 1;
+layout(constant_id = 1) const uint INNER = 4;
+layout(constant_id = 2) const uint COLUMNS = 1;
+layout(constant_id = 3) const uint WORKGROUP = 32;
+layout(constant_id = 4) const uint HIGH = 1;
+#pragma each
+layout(constant_id = n) const uint INNER@ = 4;
+#pragma end
+layout(local_size_x_id = 3) in;
+layout(binding = 0, std430) writeonly buffer Y { uvec2 y[]; };
+layout(binding = 1, std430) writeonly buffer Top { float top[]; };
+#include "index.glsl"
+#include "power.glsl"
+#include "reduce.glsl"
+
+#pragma each
+layout(binding = AT_x@, std430) readonly buffer X@ { vec4 x@[]; };
+layout(binding = AT_w@, std430) readonly buffer W@ { uint w@[]; };
+const uint QUADS@ = INNER@ / 4;
+const uint LOADS@ = (QUADS@ + WORKGROUP - 1) / WORKGROUP;
+vec4 kept@[LOADS@];
+#pragma end
+
+float largest_of(vec4 x) {
+  const vec4 quad = abs(x);
+  return max(max(quad.x, quad.y), max(quad.z, quad.w));
+}
+
+float read_row(uint row) {
+  float largest = 0;
+#pragma each
+  const float scale@ = uintBitsToFloat(w@[(INNER@ * COLUMNS + 15) / 16]);
+  [[unroll]] for (uint i = 0; i < LOADS@; i++) {
+    const uint quad = gl_LocalInvocationIndex + i * WORKGROUP;
+    kept@[i] = quad < QUADS@ ? x@[row * QUADS@ + quad] * scale@ : vec4(0);
+    largest = max(largest, largest_of(kept@[i]));
+  }
+#pragma end
+  return largest;
+}
+
+void write_row(uint row, float divisor) {
+  uint begin = row * (INNER / 4);
+#pragma each
+  [[unroll]] for (uint i = 0; i < LOADS@; i++) {
+    const uint quad = gl_LocalInvocationIndex + i * WORKGROUP;
+    if (quad < QUADS@) {
+      const vec4 x = kept@[i] / divisor;
+      y[begin + quad] = uvec2(packHalf2x16(x.xy), packHalf2x16(x.zw));
+    }
+  }
+  begin += QUADS@;
+#pragma end
+}
+
+void main() {
+  const uint row = group();
+  if (row < ROWS) {
+    const float divisor = power_below(workgroup_max(floatBitsToUint(read_row(row))));
+    if (gl_LocalInvocationIndex == 0) {
+      top[row] = divisor;
+    }
+    write_row(row, divisor);
+  } else if (row < HIGH) {
+    for (uint i = gl_LocalInvocationIndex; i < INNER / 4; i += WORKGROUP) {
+      y[row * (INNER / 4) + i] = uvec2(0);
+    }
+  }
+}
