@@ -5,7 +5,8 @@ Few rows are no work; what takes time is that one kernel waits for another. So a
 - the ternary products of the same codes, each with what its adapter adds, a residual, a rotation,
   and the write into a key-value cache;
 - for two of them ``act(x W0) * (x W1)``;
-- the norm whose codes these are, and the narrow products of its adapters.
+- the norm whose codes these are, and the narrow products of its adapters; of several rows not
+  without such.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -122,7 +123,7 @@ def projected(view: View, codes: Value, products: Iterable[Node]) -> Projected:
     if norm is None or norm.op != "rms_norm" or codes.name in view.returned:
         return Projected(None, (), branches, gate)
     lows = _lows(view, norm, quantize, branches)
-    if lows is None:
+    if lows is None or (codes.type.shape[0] > 1 and not lows):
         return Projected(None, (), branches, gate)
     return Projected((norm, quantize), lows, branches, gate)
 

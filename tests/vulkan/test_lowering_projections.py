@@ -19,7 +19,7 @@ from bitgraph.models.bitnet.presets import PRESETS
 from bitgraph.passes.fuse.fuse import Fuse
 from bitgraph.passes.manager import PassManager
 from bitgraph.passes.pipeline import parse_pipeline
-from op_cases import assert_close
+from op_cases import assert_close, assert_same_bits
 from vulkan_cases import RUNS, Run, assert_heads, device_limits, run_on_device, simulate
 
 SUMMED = 1e-5
@@ -155,6 +155,14 @@ def test_fused(name: str, run: Run, limits: Limits) -> None:
     assert_right(graph, slots, run(fused, drawn(graph, slots), limits))
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_the_meaning_is_that_of_the_nodes(name: str) -> None:
+    graph, slots = CASES[name]
+    results = evaluate(Fuse()(graph), drawn(graph, slots))
+    for key, expected in evaluate(graph, drawn(graph, slots)).items():
+        assert_same_bits(results[key], expected)
+
+
 @pytest.mark.parametrize("features", [DOT, LANES, DOT | LANES], ids=["dot", "lanes", "both"])
 @pytest.mark.parametrize("name", CASES)
 def test_on_devices_with_more(name: str, features: frozenset[str]) -> None:
@@ -203,6 +211,17 @@ def test_slots_outside_a_cache_are_skipped() -> None:
     inside = {**values, "slots": np.array((2, 2, 0, 0, 1), np.int32)}  # rows 1, 3 and 4 count
     for run in (simulate, run_on_device):
         assert_close(run(fused, values)["keys.new"], evaluate(graph, inside)["keys.new"], SUMMED)
+
+
+def test_calls_that_nobody_needs_are_dropped() -> None:
+    """But not those that write into a state, whatever is returned."""
+    b = GraphBuilder("unread")
+    x = b.add_input("x", tensor("f32", 4), Role.INPUT)
+    state = b.add_input("s", tensor("f32", 4), Role.STATE)
+    b.op("silu", b.op("relu", x))
+    new = b.op("add", state, x, name="s.new")
+    graph = b.finish((new,), (Alias("s.new", "s"),))
+    assert [call.kernel for call in lower_calls(graph, Limits()).calls] == ["add"]
 
 
 # Whole tokens

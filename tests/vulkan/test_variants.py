@@ -69,3 +69,29 @@ def test_names() -> None:
     assert base_of("k+more+2") == base_of("k") == "k"
     assert with_members("k+more", 2) == "k+more+2"
     assert with_members("k+more", 1) == "k+more"
+
+
+def test_an_option_with_a_number_of_its_own() -> None:
+    text = """\
+#version 460
+#pragma each more
+//   n read  z@ f32[ROWS]
+#pragma end
+#ifdef MORE
+more
+#endif
+#pragma each
+member @
+#pragma end
+"""
+    assert variant(text, "k+more2+3").splitlines()[1:] == [
+        "#define MORE",
+        "#define MEMBERS 3",
+        "#define AT_z0 0",
+        "#define AT_z1 1",
+        "//   0 read  z0 f32[ROWS]",
+        "//   1 read  z1 f32[ROWS]",
+        "more",
+        *(f"member {k}" for k in range(3)),
+    ]
+    assert variant(text, "k").splitlines()[1:] == ["#define MEMBERS 1", "member 0"]
