@@ -22,6 +22,16 @@ from ...graph.ir import Graph
 from ...graph.program import Backend
 from .results import Result
 
+WARM_SECONDS = 0.5
+"""How long a device works before its kernels are timed: what was idle runs at half its clock."""
+
+
+def warm_up(run: Callable[[], object]) -> None:
+    """Run something again and again until the device has its full clock."""
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < WARM_SECONDS:
+        run()
+
 
 @dataclass
 class MeteredQueue(Queue):

@@ -14,13 +14,13 @@ from ...models.bitnet.checkpoint import load_checkpoint
 from ...models.bitnet.generate import Sampling
 from ...models.data.batching import make_batch
 from .ceilings import NOMINAL, Ceilings, ceilings_of
-from .instruments import ProfilingDevice, WatchedBackend, describe
+from .instruments import ProfilingDevice, WatchedBackend, describe, warm_up
 from .measure import UNSUPERVISED, draw_prompt, make_generator, make_trainer
 from .results import Result
 from .work import Work, nodes_by_label, shape_of, work_of
 
 PROFILED = 4
-"""Steps or tokens of a profile behind one to warm up; their medians count."""
+"""Steps or tokens of a profile behind those that warm up; their medians count."""
 
 _LAYER = re.compile(r"\blayers\.\d+")
 
@@ -104,10 +104,11 @@ def _profiles(
 ) -> list[Result]:
     """Run a few times; the table of everything that was recorded and still can be run."""
     laps: dict[int, list[list[float]]] = defaultdict(list)
-    for number in range(PROFILED + 1):
+    warm_up(lambda: run(0))
+    for number in range(1, PROFILED + 1):
         run(number)
         for index, (_, recording) in enumerate(gpu.recorded):
-            if number and recording.is_open:
+            if recording.is_open:
                 laps[index].append([seconds for _, seconds in recording.seconds()])
     ceilings = ceilings_of(gpu.info.name)
     graphs = {program.plan.schedule.name: program.graph for program in backend.programs}

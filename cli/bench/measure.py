@@ -17,7 +17,7 @@ from ...models.data.examples import Example, prompted
 from ...models.training.options import TrainingOptions
 from ...models.training.trainer import StepReport, Trainer
 from ..costs import measured_costs
-from .instruments import Meter, Reading, metered
+from .instruments import Meter, Reading, metered, warm_up
 from .results import Result, spread
 
 RANK, ALPHA = 16, 32.0
@@ -182,15 +182,17 @@ def measure_prefill(
     """The time from a prompt to the token behind it, whose choice is part of it.
 
     Returns:
-        "prefill_seconds" is the median of the rounds, behind one to warm up.
+        "prefill_seconds" is the median of the rounds, behind others to warm up.
     """
     with metered(backend, device) as meter:
         config = load_checkpoint(Path(model)).config
         generator, rng = make_generator(Path(model), meter.backend, lora, prompt, 64)
-        laps = [
-            _continue(meter, generator, draw_prompt(rng, prompt, config), 1)
-            for _ in range(rounds + 1)
-        ][1:]
+
+        def run() -> tuple[Reading, Reading, Reading]:
+            return _continue(meter, generator, draw_prompt(rng, prompt, config), 1)
+
+        warm_up(run)
+        laps = [run() for _ in range(rounds)]
         times = spread("prefill_seconds", [b.seconds - a.seconds for a, b, _ in laps])
         return {
             **meter.describe(),

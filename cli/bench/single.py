@@ -17,22 +17,16 @@ from ...models.bitnet.checkpoint import load_checkpoint
 from ...models.bitnet.config import BitNetConfig
 from ...models.bitnet.presets import random_ternary
 from .ceilings import ceilings_of
-from .instruments import ProfilingDevice, WatchedBackend, describe
+from .instruments import ProfilingDevice, WatchedBackend, describe, warm_up
 from .kernel_times import rate_of
 from .results import Result, spread
 from .work import Work, operations_of, shape_of
-
-WARMUP = 2
-"""Runs before the measured ones."""
 
 CACHE = 128 << 20
 """Bytes that weights of a case take at least in all, more than caches of GPUs hold."""
 
 _MOST_COPIES = 96
 """Weights of a case."""
-
-_LEAST_APPLICATIONS = 16
-"""A device that was idle does not run its first dispatch at full speed."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +52,6 @@ class Case:
         """How many weights there are, so that each is read from memory."""
         needed = math.ceil(CACHE / self.operands[self.weight].nbytes)
         return max(1, min(_MOST_COPIES, needed))
-
-    @property
-    def applications(self) -> int:
-        """How often the op is applied: long enough for the device to be at full speed."""
-        return max(self.copies, _LEAST_APPLICATIONS)
 
 
 def cases(config: BitNetConfig, rows: int) -> Iterator[Case]:
@@ -95,8 +84,8 @@ def case_graph(case: Case) -> tuple[Graph, frozenset[str]]:
         b.add_input(f"w{copy}", case.operands[case.weight], Role.WEIGHT)
         for copy in range(case.copies)
     ]
-    for number in range(case.applications):
-        operands = {**others, case.weight: weights[number % len(weights)]}
+    for w in weights:
+        operands = {**others, case.weight: w}
         y = b.op(case.op, *(operands[k] for k in sorted(operands)), name="", **dict(case.attrs))
         labels.append(label_of(b.nodes[-1]))
         totals.append(b.op("dot", y, y))
@@ -134,13 +123,13 @@ def _measure(gpu: ProfilingDevice, case: Case, rounds: int) -> Result:
     backend = WatchedBackend(gpu)
     backend.load(operand_values(graph))
     program = backend.compile(graph)
+    warm_up(lambda: program.run({}))
     times = []
-    for number in range(WARMUP + rounds):
+    for _ in range(rounds):
         program.run({})
         _, recording = gpu.recorded[-1]
         taken = sum(seconds for label, seconds in recording.seconds() if label in labels)
-        if number >= WARMUP:
-            times.append(taken / case.applications)
+        times.append(taken / case.copies)
     dispatches = [d for d in program.plan.schedule.dispatches if d.label in labels]
     node = graph.nodes[0]
     moved = sum(value.type.nbytes for value in (*node.inputs, *node.outputs))

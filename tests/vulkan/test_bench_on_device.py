@@ -132,7 +132,7 @@ def test_the_cases_are_those_of_a_2b_model():
     shapes = {}
     for name, case in found.items():
         graph, labels = case_graph(case)
-        assert len(labels) == case.applications
+        assert len(labels) == case.copies
         shapes[name] = shape_of(graph.nodes[0])
         weights = sum(
             v.type.nbytes for v in {n.inputs[case.weight] for n in graph.nodes if n.op == case.op}
