@@ -4,6 +4,9 @@ Where several kernels can compute a product (`Lowering.choose`), which is the fa
 the device. What was found is kept in the cache folder, so that only the first program with a size
 pays for it. Kernels may differ in the order in which they add, so two devices, or a cache that was
 deleted in between, may give results that differ in rounding.
+
+What a way gives is compared with NumPy's on a few rows, so a kernel that a driver gets wrong is not
+used where another one is right.
 """
 
 import hashlib
@@ -17,18 +20,22 @@ import numpy as np
 from ...graph.build import GraphBuilder
 from ...graph.ir import Graph, Role
 from ...graph.storage import Storage
-from ...graph.tensors import HostValue, Quantized, Ternary, packed_bytes
+from ...graph.tensors import Array, HostValue, Quantized, Ternary, packed_bytes
 from ...graph.types import tensor
 from .device import SHADERS, Device
+from .errors import DeviceError
 from .info import DeviceType
 from .layout import to_bytes
 from .limits import Limits
 from .lowering.calls import Choice
 from .plan import make_plan
+from .transfer import Region
 
 _SMALLEST = 1 << 26
 """Multiplications of a product that is worth timing."""
 _ROUNDS = 6
+_TOLERANCE = 1e-2
+"""Of a result, beside the largest of its row: far above any rounding."""
 
 
 class Tuner:
@@ -78,15 +85,43 @@ class Tuner:
 
 
 def time_ways(device: Device, limits: Limits, choice: Choice) -> dict[str, float]:
-    """Seconds of each way of a choice, the least of some rounds in which they take turns."""
+    """Seconds of each way of a choice, the least of some rounds in which they take turns.
+
+    Ways whose results are wrong are left out.
+
+    Raises:
+        DeviceError: all of them are wrong.
+    """
     graph, values = _product(choice)
     runs = {way: _Run(device, graph, values, _only(limits, choice, way)) for way in choice.ways}
     try:
         rounds = [{way: run.seconds() for way, run in runs.items()} for _ in range(_ROUNDS)]
+        right = [way for way, run in runs.items() if _is_right(run, choice, values)]
     finally:
         for run in runs.values():
             run.close()
-    return {way: min(seconds[way] for seconds in rounds) for way in choice.ways}
+    if not right:
+        sizes = "x".join(map(str, choice.sizes))
+        raise DeviceError(
+            f"{device.info.name} computes {choice.op} of {sizes} wrongly by every kernel for it; "
+            "update its driver, and run: bitgraph verify --backend vulkan"
+        )
+    return {way: min(seconds[way] for seconds in rounds) for way in right}
+
+
+def _is_right(run: "_Run", choice: Choice, values: Mapping[str, HostValue]) -> bool:
+    """Whether the first, the middle and the last row of a result are near NumPy's."""
+    rows = choice.sizes[0]
+    for row in (0, rows // 2, rows - 1):
+        x, w = values["x"], values["w"]
+        assert isinstance(w, Ternary)
+        some = x.codes[row] / x.scale[row] if isinstance(x, Quantized) else np.asarray(x)[row]
+        dense = w.dense(np.float32) * np.float32(w.scale)
+        wanted = some @ (dense.T if choice.op == "ternary_matmul" else dense)
+        error = np.abs(run.row(row, wanted.size) - wanted).max()
+        if not error <= _TOLERANCE * np.abs(wanted).max():
+            return False
+    return True
 
 
 def _only(limits: Limits, choice: Choice, way: str) -> Limits:
@@ -135,6 +170,13 @@ class _Run:
     def seconds(self) -> float:
         self._recording.submit()
         return sum(seconds for _, seconds in self._recording.seconds())
+
+    def row(self, row: int, columns: int) -> Array:
+        """A row of the result `y` of so many columns."""
+        (data,) = self._device.download(
+            [Region(self._buffers["y"], 4 * row * columns, 4 * columns)]
+        )
+        return np.asarray(data.view(np.float32))
 
     def close(self) -> None:
         self._recording.close()

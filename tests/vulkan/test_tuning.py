@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bitgraph.backends.vulkan import tuning
 from bitgraph.backends.vulkan.device import Device
@@ -12,6 +13,7 @@ from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.backends.vulkan.lowering.calls import Choice
 from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.backends.vulkan.tuning import Tuner, time_ways
+from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.text import parse_graph
 from vulkan_cases import kernel_device
 
@@ -80,6 +82,30 @@ def test_ways_are_timed(op: str, gpu: Device) -> None:
     seconds = time_ways(gpu, planning_limits(gpu.info), choice)
     assert set(seconds) == set(WAYS)
     assert all(0 < value < 10 for value in seconds.values())
+
+
+def test_a_wrong_kernel_is_not_chosen(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first way is made to give a last row that is off by a tenth."""
+    limits, rows = planning_limits(gpu.info), []
+
+    def row(run: object, number: int, columns: int) -> np.ndarray:
+        rows.append(number)
+        wrong = 0.1 if len(rows) == 3 else 0.0
+        return true_row(run, number, columns) * (1 + wrong)
+
+    true_row = tuning._Run.row
+    monkeypatch.setattr(tuning._Run, "row", row)
+    choice = Choice("ternary_matmul_t", (20, 256, 128), WAYS)
+    assert set(time_ways(gpu, limits, choice)) == {"ternary_matmul"}
+    assert rows == [0, 10, 19, 0, 10, 19]
+
+
+@pytest.mark.parametrize("op", ["ternary_matmul", "ternary_matmul_t"])
+def test_no_kernel_is_right(op: str, gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning._Run, "row", lambda run, number, columns: np.full(columns, np.nan))
+    choice = Choice(op, (20, 256, 128), WAYS)
+    with pytest.raises(BitgraphError, match=f"computes {op} of 20x256x128 wrongly by every kernel"):
+        time_ways(gpu, planning_limits(gpu.info), choice)
 
 
 GRAPH = """graph @products {
