@@ -11,7 +11,8 @@ used where another one is right.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
@@ -22,8 +23,9 @@ from ...graph.ir import Graph, Role
 from ...graph.storage import Storage
 from ...graph.tensors import Array, HostValue, Quantized, Ternary, packed_bytes
 from ...graph.types import tensor
+from .buffers import DeviceBuffer
 from .device import SHADERS, Device
-from .errors import DeviceError
+from .errors import DeviceError, DeviceLost, OutOfDeviceMemory
 from .info import DeviceType
 from .layout import to_bytes
 from .limits import Limits
@@ -31,8 +33,6 @@ from .lowering.calls import Choice
 from .plan import make_plan
 from .transfer import Region
 
-_SMALLEST = 1 << 26
-"""Multiplications of a product that is worth timing."""
 _ROUNDS = 6
 _TOLERANCE = 1e-2
 """Of a result, beside the largest of its row: far above any rounding."""
@@ -62,14 +62,21 @@ class Tuner:
         """
         before = self.avoided
         for choice in choices:
-            large = int(np.prod(choice.sizes)) >= _SMALLEST
-            if choice in self._settled or not large or self._device.info.type is DeviceType.CPU:
+            on_cpu = self._device.info.type is DeviceType.CPU
+            if choice in self._settled or not choice.is_large or on_cpu:
                 continue
             self._settled.add(choice)
-            seconds = self._known(choice) or self._time(choice, limits)
-            best = min(seconds, key=lambda way: seconds[way])
+            best = self._best(choice, limits)
             self.avoided |= {choice.name(way) for way in choice.ways if way != best}
         return self.avoided != before
+
+    def _best(self, choice: Choice, limits: Limits) -> str:
+        """The fastest way; the last, which is the plainest, without memory to try them."""
+        try:
+            seconds = self._known(choice) or self._time(choice, limits)
+        except OutOfDeviceMemory:
+            return choice.ways[-1]
+        return min(seconds, key=lambda way: seconds[way])
 
     def _known(self, choice: Choice) -> dict[str, float] | None:
         kept = self._storage.read(choice.op, self._key(choice))
@@ -87,14 +94,18 @@ class Tuner:
 def time_ways(device: Device, limits: Limits, choice: Choice) -> dict[str, float]:
     """Seconds of each way of a choice, the least of some rounds in which they take turns.
 
-    Ways whose results are wrong are left out.
+    Ways that the driver refuses, or whose results are wrong, are left out.
 
     Raises:
-        DeviceError: all of them are wrong.
+        OutOfDeviceMemory: there is no room to try them.
+        DeviceError: none is left.
     """
     graph, values = _product(choice)
-    runs = {way: _Run(device, graph, values, _only(limits, choice, way)) for way in choice.ways}
+    runs: dict[str, _Run] = {}
     try:
+        for way in choice.ways:
+            with _unless_refused():
+                runs[way] = _Run(device, graph, values, _only(limits, choice, way))
         rounds = [{way: run.seconds() for way, run in runs.items()} for _ in range(_ROUNDS)]
         right = [way for way, run in runs.items() if _is_right(run, choice, values)]
     finally:
@@ -107,6 +118,17 @@ def time_ways(device: Device, limits: Limits, choice: Choice) -> dict[str, float
             "update its driver, and run: bitgraph verify --backend vulkan"
         )
     return {way: min(seconds[way] for seconds in rounds) for way in right}
+
+
+@contextmanager
+def _unless_refused() -> Iterator[None]:
+    """Go on where a driver refuses a kernel."""
+    try:
+        yield
+    except (OutOfDeviceMemory, DeviceLost):
+        raise
+    except DeviceError:
+        pass
 
 
 def _is_right(run: "_Run", choice: Choice, values: Mapping[str, HostValue]) -> bool:
@@ -161,11 +183,15 @@ class _Run:
     ) -> None:
         schedule = make_plan(graph, limits).schedule
         self._device = device
-        self._buffers = {
-            b.name: device.buffer(f"tuning {b.name}", b.size) for b in schedule.buffers
-        }
-        device.upload([(self._buffers[n], to_bytes(value), 0) for n, value in values.items()])
-        self._recording = device.record(schedule, self._buffers, profile=True)
+        self._buffers: dict[str, DeviceBuffer] = {}
+        try:
+            for b in schedule.buffers:
+                self._buffers[b.name] = device.buffer(f"tuning {b.name}", b.size)
+            device.upload([(self._buffers[n], to_bytes(value), 0) for n, value in values.items()])
+            self._recording = device.record(schedule, self._buffers, profile=True)
+        except BaseException:
+            device.free(self._buffers.values())
+            raise
 
     def seconds(self) -> float:
         self._recording.submit()

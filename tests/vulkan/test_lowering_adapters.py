@@ -262,8 +262,8 @@ LARGE = [
     pytest.param(graph, id=graph.name)
     for graph in (
         backward(300, 512, (640, 1024, 128), 16, added=True),
-        backward(9, 256, (64,), 0),
-        backward(70, 256, (64, 96), 7),
+        backward(9, 4096, (2048,), 0),
+        backward(70, 1024, (1024, 96), 7),
         backward(1100, 768, (128, 2048), 0, added=True),
     )
 ]

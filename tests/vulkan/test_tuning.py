@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from bitgraph.backends.vulkan import tuning
 from bitgraph.backends.vulkan.device import Device
+from bitgraph.backends.vulkan.errors import DeviceError, OutOfDeviceMemory
 from bitgraph.backends.vulkan.info import DeviceType, planning_limits
 from bitgraph.backends.vulkan.limits import Limits
 from bitgraph.backends.vulkan.lowering.calls import Choice
@@ -106,6 +107,33 @@ def test_no_kernel_is_right(op: str, gpu: Device, monkeypatch: pytest.MonkeyPatc
     choice = Choice(op, (20, 256, 128), WAYS)
     with pytest.raises(BitgraphError, match=f"computes {op} of 20x256x128 wrongly by every kernel"):
         time_ways(gpu, planning_limits(gpu.info), choice)
+
+
+def test_a_refused_kernel_is_left_out(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits, choice = planning_limits(gpu.info), Choice("ternary_matmul", (20, 256, 128), WAYS)
+
+    def record(*arguments: object, **options: object) -> object:
+        if not refused:
+            refused.append(arguments)
+            raise DeviceError("no such matrices")
+        return true_record(gpu, *arguments, **options)
+
+    true_record, refused = Device.record, []
+    monkeypatch.setattr(gpu, "record", record)
+    assert set(time_ways(gpu, limits, choice)) == {"ternary_matmul"}
+    assert not gpu._buffers
+
+
+def test_without_room_the_plainest_is_chosen(
+    gpu: Device, timed: list[Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time_nothing(*_: object) -> dict[str, float]:
+        raise OutOfDeviceMemory("full", 2, 1)
+
+    monkeypatch.setattr(tuning, "time_ways", time_nothing)
+    tuner, limits = Tuner(gpu), planning_limits(gpu.info)
+    tuner.settle([PRODUCT], limits)
+    assert tuner.avoided == {"ternary_matmul_dot 64x2048x1024"}
 
 
 GRAPH = """graph @products {

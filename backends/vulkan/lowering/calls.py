@@ -44,6 +44,14 @@ class Call:
     label: str
 
 
+_LARGE = 1 << 26
+
+
+def is_large(sizes: tuple[int, int, int]) -> bool:
+    """Whether a product has so many multiplications that it matters which kernel computes it."""
+    return math.prod(sizes) >= _LARGE
+
+
 @dataclass(frozen=True)
 class Choice:
     """A product that several kernels can compute on a device.
@@ -57,6 +65,11 @@ class Choice:
     op: str
     sizes: tuple[int, int, int]
     ways: tuple[str, ...]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is worth timing."""
+        return is_large(self.sizes)
 
     def name(self, way: str) -> str:
         """A way with the sizes, for `Limits.avoided`."""

@@ -12,7 +12,7 @@ from ....graph.types import DType, tensor
 from ....passes.fuse.projections import FEW_ROWS
 from ..layout import assign
 from ..variants import with_members
-from .calls import Lowering, Meaning, Rule, groups_for, reducing_workgroup
+from .calls import Lowering, Meaning, Rule, groups_for, is_large, reducing_workgroup
 from .linear import (
     Extras,
     dense,
@@ -103,9 +103,10 @@ def _ternary_units_t(
         if term.low is not None and term.weight is not None:
             operands |= {f"low{number}": term.low, f"b{number}": term.weight}
     members = with_members("", len(terms))
-    ways = ["halves_product_nv"] * _takes_large_matrices(lowering, inner, columns)
+    sizes = rows, inner, columns
+    ways = ["halves_product_nv"] * _takes_large_matrices(lowering, sizes)
     ways += ["ternary_matmul_t_cm"]
-    if lowering.choose("ternary_matmul_t", (rows, inner, columns), ways) == "halves_product_nv":
+    if lowering.choose("ternary_matmul_t", sizes, ways) == "halves_product_nv":
         _by_large_matrices(lowering, terms, extras, operands)
         return
     share = share_for(rows, columns, inner // _DEPTH, lowering.limits)
@@ -119,10 +120,15 @@ def _ternary_units_t(
     call_shared(lowering, kernel, share, constants, operands, members)
 
 
-def _takes_large_matrices(lowering: Lowering, inner: int, columns: int) -> bool:
-    """Whether matrices as large as a workgroup can have a product, once its rows are padded."""
+def _takes_large_matrices(lowering: Lowering, sizes: tuple[int, int, int]) -> bool:
+    """Whether matrices as large as a workgroup can have a product, once its rows are padded.
+
+    It must be one that is timed, and by that tried, at its first use: drivers differ in which of
+    these matrices they have.
+    """
+    _, inner, columns = sizes
     fits = inner % _DEPTH == 0 and columns % _LARGE_TILE.columns == 0
-    return fits and "cooperative_matrix2_f16" in lowering.limits.features
+    return fits and is_large(sizes) and "cooperative_matrix2_f16" in lowering.limits.features
 
 
 def _by_large_matrices(
