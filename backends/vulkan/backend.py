@@ -18,7 +18,8 @@ from .device import Device
 from .footprint import footprint_for
 from .info import planning_limits
 from .layout import to_bytes, view
-from .plan import Plan, make_plan
+from .lowering import lower_calls
+from .plan import Plan, plan_calls
 from .queue import Ticket
 from .recorder import Recording
 from .schedule import Kind, Schedule
@@ -114,11 +115,11 @@ class VulkanBackend:
 
     def plan(self, graph: Graph) -> Plan:
         """Plan a graph with the kernels that are fastest here; see `tuning`."""
-        plan = make_plan(graph, self.limits)
-        if self._tuner.settle(plan.choices, self.limits):
+        lowering = lower_calls(graph, self.limits)
+        if self._tuner.settle(lowering.choices, self.limits):
             self.limits = replace(self.limits, avoided=self._tuner.avoided)
-            plan = make_plan(graph, self.limits)
-        return plan
+            lowering = lower_calls(graph, self.limits)
+        return plan_calls(graph, lowering)
 
     def persistent(self, name: str, type: TensorType) -> DeviceBuffer:
         """The buffer of a persistent value.

@@ -12,7 +12,7 @@ from .inplace import taken_places
 from .kernels import kernel
 from .limits import Limits
 from .lowering import lower_calls
-from .lowering.calls import Call, Choice, Lowering, Part
+from .lowering.calls import Call, Lowering, Part
 from .memory import Interval, live_lower_bound, place
 from .schedule import Access, Barrier, Binding, Buffer, Dispatch, Kind, Schedule, Slice
 
@@ -38,7 +38,6 @@ class Plan:
         homes: of every value, the interval or buffer that it shares with its views and with those
             that take its place.
         lower_bound: bytes of the values that are alive at once, which the arenas need at least.
-        choices: what the lowering chose among several ways.
 
     Its text is the schedule's under a line on memory.
     """
@@ -48,7 +47,6 @@ class Plan:
     intervals: tuple[Interval, ...]
     homes: dict[str, str]
     lower_bound: int
-    choices: tuple[Choice, ...] = ()
 
     @property
     def arena_bytes(self) -> int:
@@ -70,7 +68,16 @@ def make_plan(graph: Graph, limits: Limits) -> Plan:
     Raises:
         BitgraphError: an op has no kernel, or a value is too large for the device.
     """
-    lowering = lower_calls(graph, limits)
+    return plan_calls(graph, lower_calls(graph, limits))
+
+
+def plan_calls(graph: Graph, lowering: Lowering) -> Plan:
+    """Give the calls that a graph was lowered to memory and an order.
+
+    Raises:
+        BitgraphError: a value is too large for the device.
+    """
+    limits = lowering.limits
     homes = _Homes(graph, lowering)
     intervals = homes.intervals(lowering.calls)
     bound = live_lower_bound(intervals, limits.alignment)
@@ -88,7 +95,7 @@ def make_plan(graph: Graph, limits: Limits) -> Plan:
     }
     everything = {**placement.slices, **named}
     shared = {value.name: homes.root(value).name for value in homes.values(graph)}
-    return Plan(schedule, everything, tuple(intervals), shared, bound, tuple(lowering.choices))
+    return Plan(schedule, everything, tuple(intervals), shared, bound)
 
 
 class _Homes:
@@ -150,7 +157,7 @@ def _widened(intervals: Sequence[Interval], calls: Sequence[Call], homes: _Homes
     Else a value may lie where a call that need not come first still reads, and wait for it.
     """
     places = homes.outside | {item.name: Slice(item.name, 0, item.size) for item in intervals}
-    commands = insert_barriers(_dispatch(c, homes, places) for c in calls)
+    commands = insert_barriers(_placed(c, homes, places) for c in calls)
     barriers = accumulate(isinstance(command, Barrier) for command in commands)
     stages = [n for n, c in zip(barriers, commands, strict=True) if isinstance(c, Dispatch)]
     begins = {stage: k for k, stage in reversed(list(enumerate(stages)))}
@@ -161,14 +168,19 @@ def _widened(intervals: Sequence[Interval], calls: Sequence[Call], homes: _Homes
     ]
 
 
-def _dispatch(call: Call, homes: _Homes, slices: dict[str, Slice]) -> Dispatch:
+def _placed(call: Call, homes: _Homes, slices: dict[str, Slice]) -> Dispatch:
     bindings = tuple(
         Binding(homes.locate(operand.part, slices), operand.access) for operand in call.operands
     )
-    parameters = kernel(call.kernel).parameters
-    for (first, a), (second, b) in combinations(zip(parameters, bindings, strict=True), 2):
+    return Dispatch(call.kernel, call.constants, bindings, call.groups, call.label)
+
+
+def _dispatch(call: Call, homes: _Homes, slices: dict[str, Slice]) -> Dispatch:
+    dispatch = _placed(call, homes, slices)
+    named = zip(kernel(call.kernel).parameters, dispatch.bindings, strict=True)
+    for (first, a), (second, b) in combinations(named, 2):
         in_place = a.slice == b.slice and (first.name in second.over or second.name in first.over)
         reading = a.access is b.access is Access.READ
         if a.slice.overlaps(b.slice) and not reading and not in_place:
             raise GraphError(f"{call.kernel} at {call.label} binds the same bytes twice")
-    return Dispatch(call.kernel, call.constants, bindings, call.groups, call.label)
+    return dispatch

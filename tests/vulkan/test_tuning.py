@@ -11,8 +11,8 @@ from bitgraph.backends.vulkan.device import Device
 from bitgraph.backends.vulkan.errors import DeviceError, OutOfDeviceMemory
 from bitgraph.backends.vulkan.info import DeviceType, planning_limits
 from bitgraph.backends.vulkan.limits import Limits
+from bitgraph.backends.vulkan.lowering import lower_calls
 from bitgraph.backends.vulkan.lowering.calls import Choice
-from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.backends.vulkan.tuning import Tuner, time_ways
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.text import parse_graph
@@ -150,8 +150,8 @@ GRAPH = """graph @products {
 
 def kernels_of(avoided: set[str]) -> tuple[set[str], tuple[Choice, ...]]:
     limits = Limits(shared_memory=49152, features=UNITS, avoided=frozenset(avoided))
-    plan = make_plan(parse_graph(GRAPH), limits)
-    return {dispatch.kernel for dispatch in plan.schedule.dispatches}, plan.choices
+    lowering = lower_calls(parse_graph(GRAPH), limits)
+    return {call.kernel for call in lowering.calls}, tuple(lowering.choices)
 
 
 def test_plans_follow_what_was_found() -> None:
