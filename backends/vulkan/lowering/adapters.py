@@ -124,10 +124,10 @@ def _thin_matmul(lowering: Lowering, lows: Sequence[Low]) -> None:
     """Narrow products of one factor and one result type."""
     rows, columns = lows[0].result.type.shape
     across = not lows[0].product.attributes["transpose_b"]
-    tiles = math.ceil(columns / _TILE) * len(lows)
     if rows <= FEW_ROWS and not across:
         _thin_matvec(lowering, lows)
         return
+    tiles = math.ceil(columns / _TILE) * len(lows)
     kernel = f"thin_matmul{'+across' * across}"
     sizes = _matmul_sizes(rows, tiles, lowering.limits)
     groups = math.ceil(rows / sizes["EACH"]) * tiles

@@ -9,6 +9,7 @@ several workgroups that have a part of the inner axis each, and a second dispatc
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -59,6 +60,7 @@ class Share:
         return self.rest * self.parts
 
 
+@cache  # layers are alike
 def share_for(rows: int, columns: int, steps: int, limits: Limits) -> Share | None:
     """The share that costs least, for so many steps along the inner axis; None if no tile fits.
 

@@ -22,7 +22,7 @@ from .linear import (
 )
 from .meanings import arrays, row_powers
 from .shares import call_shared, least_share, places_of, share_for, shared_meaning
-from .tiles import Tile
+from .tiles import Tile, unit_tile_for
 
 _DEPTH = 32
 """Values of the inner axis that a step on matrix units takes."""
@@ -61,7 +61,7 @@ def _takes_halves(lowering: Lowering, x: Value, w: Value) -> bool:
         return False
     if inner % _DEPTH or columns % GROUP or rows <= FEW_ROWS:
         return False
-    return share_for(rows, columns, inner // _DEPTH, lowering.limits) is not None
+    return unit_tile_for(rows, columns, lowering.limits) is not None
 
 
 def ternary_products_t(
