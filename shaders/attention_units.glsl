@@ -18,6 +18,7 @@
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#include "halves.glsl"
 
 const uint UNIT = 16;
 const uint STEPS = WIDTH / UNIT;     // products of two matrices along a row
@@ -49,10 +50,6 @@ uint first_head();
 // Where a line lies among all queries of all heads.
 uint place_of(uint line) {
   return line / SHARE * HEADS + first_head() + line % SHARE;
-}
-
-uvec2 to_halves(vec4 x) {
-  return uvec2(packHalf2x16(x.xy), packHalf2x16(x.zw));
 }
 
 // The nearest to x that f16 has, of its normal numbers. By bits, since NVIDIA's compiler takes what is

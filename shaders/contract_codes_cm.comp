@@ -47,6 +47,7 @@ const uint SIZE_B = DEPTH * PITCH_B;
 #define PLACE_B(column, k) ((k) * PITCH_B + (column) / 4)
 #define LAYOUT_B gl_CooperativeMatrixLayoutRowMajor
 #include "units.glsl"
+#include "halves.glsl"
 #include "index.glsl"
 #include "reduce.glsl"
 
@@ -102,11 +103,7 @@ void fetch(uint row, uint column, uint k) {
   }
 }
 
-uvec2 to_halves(vec4 x) {
-  return uvec2(packHalf2x16(x.xy), packHalf2x16(x.zw));
-}
-
-uvec2 codes_to_halves(int codes) {
+uvec2 bytes_to_halves(int codes) {
   return to_halves(vec4(bitfieldExtract(codes, 0, 8), bitfieldExtract(codes, 8, 8),
                         bitfieldExtract(codes, 16, 8), bitfieldExtract(codes, 24, 8)));
 }
@@ -120,7 +117,7 @@ void stage() {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     const uint first = SIZE_A + item / QUADS_B * PITCH_B + item % QUADS_B * 4;
     [[unroll]] for (uint j = 0; j < 4; j++) {
-      staged[first + j] = codes_to_halves(next_b[i][j]);
+      staged[first + j] = bytes_to_halves(next_b[i][j]);
     }
   }
 }

@@ -21,6 +21,7 @@ layout(binding = 1, std430) readonly buffer Rows { uint rows[]; };
 layout(binding = 2, std430) readonly buffer Count { uint count[]; };
 layout(binding = 3, std430) writeonly buffer Power { float power[]; };
 layout(binding = 4, std430) writeonly buffer Halves { uvec2 halves[]; };
+#include "halves.glsl"
 #include "index.glsl"
 #include "power.glsl"
 #include "reduce.glsl"
@@ -53,8 +54,7 @@ void main() {
           part = uintBitsToFloat(floatBitsToUint(rest) & 0xFFFFE000);
         }
         rest -= part;
-        halves[(term * ROWS + place) * WIDTH4 + i] =
-            uvec2(packHalf2x16(part.xy), packHalf2x16(part.zw));
+        halves[(term * ROWS + place) * WIDTH4 + i] = to_halves(part);
       }
     }
   }

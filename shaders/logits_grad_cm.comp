@@ -40,6 +40,7 @@ layout(binding = 7, std430) readonly buffer Peak { float peak[]; };
 layout(binding = 8, std430) readonly buffer Lse { float lse[]; };
 layout(binding = 9, std430) writeonly buffer Dz4 { uvec2 dz4[]; };
 #include "logits_units.glsl"
+#include "halves.glsl"
 #include "gradient_scale.glsl"
 
 void store_quad(uint place, uint column, uvec4 bits) {
@@ -53,7 +54,7 @@ void store_quad(uint place, uint column, uvec4 bits) {
       }
     }
     dz *= LARGEST / gradient_scale(row);
-    dz4[(place * COLUMNS + column) / 4] = uvec2(packHalf2x16(dz.xy), packHalf2x16(dz.zw));
+    dz4[(place * COLUMNS + column) / 4] = to_halves(dz);
   }
 }
 

@@ -27,6 +27,7 @@ layout(constant_id = n) const uint INNER@ = 4;
 layout(local_size_x_id = 3) in;
 layout(binding = 0, std430) writeonly buffer Y { uvec2 y[]; };
 layout(binding = 1, std430) writeonly buffer Top { float top[]; };
+#include "halves.glsl"
 #include "index.glsl"
 #include "power.glsl"
 #include "reduce.glsl"
@@ -63,8 +64,7 @@ void write_row(uint row, float divisor) {
   [[unroll]] for (uint i = 0; i < LOADS@; i++) {
     const uint quad = gl_LocalInvocationIndex + i * WORKGROUP;
     if (quad < QUADS@) {
-      const vec4 x = kept@[i] / divisor;
-      y[begin + quad] = uvec2(packHalf2x16(x.xy), packHalf2x16(x.zw));
+      y[begin + quad] = to_halves(kept@[i] / divisor);
     }
   }
   begin += QUADS@;

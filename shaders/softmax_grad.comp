@@ -42,6 +42,7 @@ layout(binding = 6, std430) buffer Nll { float nll[]; };
 MATRIX_F32(z, 7, PLACES, COLUMNS)
 #ifdef HALVES
 layout(binding = 8, std430) writeonly buffer Dz4 { uvec2 dz4[]; };
+#include "halves.glsl"
 #include "gradient_scale.glsl"
 #else
 RESULT_F32(dz, 7, COLUMNS, 0, COLUMNS)
@@ -71,7 +72,7 @@ vec3 merge_tiles(uint place) {
 void store(uint place, uint column, uint row, vec4 gradient) {
 #ifdef HALVES
   const vec4 scaled = gradient * (LARGEST / gradient_scale(row));
-  dz4[(place * COLUMNS + column) / 4] = uvec2(packHalf2x16(scaled.xy), packHalf2x16(scaled.zw));
+  dz4[(place * COLUMNS + column) / 4] = to_halves(scaled);
 #else
   store_dz(place, column, gradient);
 #endif
