@@ -30,21 +30,21 @@ layout(binding = 2, std430) readonly buffer X { int x[]; };
 layout(binding = 2, std430) readonly buffer X4 { ivec4 x4[]; };
 layout(binding = 3, std430) writeonly buffer Y4 { vec4 y4[]; };
 
-const uint DEPTH = 32;
 const uint UNIT_K = 16;
-const uint INNER = ((LINES + DEPTH - 1) / DEPTH + PARTS - 1) / PARTS * DEPTH;  // of a part
+const uint STEPS = (LINES + 2 * UNIT_K - 1) / (2 * UNIT_K);
+const uint INNER = (STEPS + PARTS - 1) / PARTS * 2 * UNIT_K;  // of a part
 const uint PITCH_A = TILE_M / 4 + 2;  // a line's halves and 16 bytes more, against bank conflicts
-const uint SIZE_A = DEPTH * PITCH_A;
+const uint SIZE_A = UNIT_K * PITCH_A;
 const uint PITCH_B = TILE_N / 4 + 2;
-const uint SIZE_B = DEPTH * PITCH_B;
+const uint SIZE_B = UNIT_K * PITCH_B;
 #define FACTOR float16_t
 #define TERMS 1
 #define SUM float
 #define STAGED uvec2
 #define STAGED_BYTES 8
-#define PLACE_A(row, k) ((k) * PITCH_A + (row) / 4)
+#define PLACE_A(row) ((row) / 4)
 #define LAYOUT_A gl_CooperativeMatrixLayoutColumnMajor
-#define PLACE_B(column, k) ((k) * PITCH_B + (column) / 4)
+#define PLACE_B(column) ((column) / 4)
 #define LAYOUT_B gl_CooperativeMatrixLayoutRowMajor
 #include "units.glsl"
 #include "halves.glsl"
@@ -54,13 +54,13 @@ const uint SIZE_B = DEPTH * PITCH_B;
 const uint TILES_M = (ROWS + TILE_M - 1) / TILE_M;
 const uint TILES_N = (COLUMNS + TILE_N - 1) / TILE_N;
 const uint QUADS_A = TILE_M / 4;  // of a line of dy
-const uint LOADS_A = DEPTH * QUADS_A / WORKGROUP;
+const uint LOADS_A = (UNIT_K * QUADS_A + WORKGROUP - 1) / WORKGROUP;
 const uint QUADS_B = TILE_N / 16;  // of a line of codes, 16 in each
-const uint LOADS_B = DEPTH * QUADS_B / WORKGROUP;
+const uint LOADS_B = (UNIT_K * QUADS_B + WORKGROUP - 1) / WORKGROUP;
 const uint LARGEST_LOG = 12;  // dy is at most 2^14 in f16
 
-vec4 next_a[LOADS_A];
-ivec4 next_b[LOADS_B];
+vec4 sets_a[2 * LOADS_A];
+ivec4 sets_b[2 * LOADS_B];
 uint exponent;  // of the part's power of two
 
 uint part() {
@@ -81,24 +81,24 @@ void find_exponent() {
   exponent = clamp(workgroup_max(top) >> 23, 16, 253);
 }
 
-void fetch(uint row, uint column, uint k) {
+void fetch(uint set, uint row, uint column, uint k) {
   const float inverse = uintBitsToFloat((254 + LARGEST_LOG - exponent) << 23);
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     const uint line = part() * INNER + k + item / QUADS_A;
     const uint at = row + item % QUADS_A * 4;
-    next_a[i] = vec4(0);
-    if (line < LINES && at < ROWS) {
-      next_a[i] = dy4[(line * ROWS + at) / 4] * inverse / x_scale(line);
+    sets_a[set * LOADS_A + i] = vec4(0);
+    if (IS_ITEM(item, UNIT_K * QUADS_A) && line < LINES && at < ROWS) {
+      sets_a[set * LOADS_A + i] = dy4[(line * ROWS + at) / 4] * inverse / x_scale(line);
     }
   }
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     const uint line = part() * INNER + k + item / QUADS_B;
     const uint at = column + item % QUADS_B * 16;
-    next_b[i] = ivec4(0);
-    if (line < LINES && at < COLUMNS) {
-      next_b[i] = x4[(line * COLUMNS + at) / 16];
+    sets_b[set * LOADS_B + i] = ivec4(0);
+    if (IS_ITEM(item, UNIT_K * QUADS_B) && line < LINES && at < COLUMNS) {
+      sets_b[set * LOADS_B + i] = x4[(line * COLUMNS + at) / 16];
     }
   }
 }
@@ -108,16 +108,21 @@ uvec2 bytes_to_halves(int codes) {
                         bitfieldExtract(codes, 16, 8), bitfieldExtract(codes, 24, 8)));
 }
 
-void stage() {
+void stage(uint half_at, uint set) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    staged[item / QUADS_A * PITCH_A + item % QUADS_A] = to_halves(next_a[i]);
+    if (IS_ITEM(item, UNIT_K * QUADS_A)) {
+      const uint line = half_at + item / QUADS_A * PITCH_A;
+      staged[line + item % QUADS_A] = to_halves(sets_a[set * LOADS_A + i]);
+    }
   }
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const uint first = SIZE_A + item / QUADS_B * PITCH_B + item % QUADS_B * 4;
-    [[unroll]] for (uint j = 0; j < 4; j++) {
-      staged[first + j] = bytes_to_halves(next_b[i][j]);
+    if (IS_ITEM(item, UNIT_K * QUADS_B)) {
+      const uint first = half_at + SIZE_A + item / QUADS_B * PITCH_B + item % QUADS_B * 4;
+      [[unroll]] for (uint j = 0; j < 4; j++) {
+        staged[first + j] = bytes_to_halves(sets_b[set * LOADS_B + i][j]);
+      }
     }
   }
 }

@@ -50,64 +50,69 @@ layout(binding = 5, std430) readonly buffer Peak { float peak[]; };
 layout(binding = 6, std430) buffer Dh4 { vec4 dh4[]; };
 #endif
 
-const uint DEPTH = 32;
 #define INNER COLUMNS
 #ifdef PARTED
 #define ROWS PLACES
 #endif
 const uint UNIT_K = 16;
-const uint PITCH_A = DEPTH / 8 + 1;  // a row's halves and 16 bytes more, against bank conflicts
+const uint PITCH_A = UNIT_K / 8 + 1;  // a row's halves and 16 bytes more, against bank conflicts
 const uint SIZE_A = TILE_M * PITCH_A;
 const uint PITCH_B = TILE_N / 8 + 1;
-const uint SIZE_B = DEPTH * PITCH_B;
+const uint SIZE_B = UNIT_K * PITCH_B;
 #define FACTOR float16_t
 #define TERMS 1
 #define SUM float
 #define STAGED uvec4
 #define STAGED_BYTES 16
-#define PLACE_A(row, k) ((row) * PITCH_A + (k) / 8)
+#define PLACE_A(row) ((row) * PITCH_A)
 #define LAYOUT_A gl_CooperativeMatrixLayoutRowMajor
-#define PLACE_B(column, k) ((k) * PITCH_B + (column) / 8)
+#define PLACE_B(column) ((column) / 8)
 #define LAYOUT_B gl_CooperativeMatrixLayoutRowMajor
 #include "units.glsl"
 #include "index.glsl"
 
 const uint TILES_N = (WIDTH + TILE_N - 1) / TILE_N;
-const uint PARTS_A = DEPTH / 8;  // of a row, eight items each
-const uint LOADS_A = TILE_M * PARTS_A / WORKGROUP;
+const uint PARTS_A = UNIT_K / 8;  // of a row, eight items each
+const uint LOADS_A = (TILE_M * PARTS_A + WORKGROUP - 1) / WORKGROUP;
 const uint PARTS_B = TILE_N / 8;
-const uint LOADS_B = DEPTH * PARTS_B / WORKGROUP;
+const uint LOADS_B = (UNIT_K * PARTS_B + WORKGROUP - 1) / WORKGROUP;
 
-uvec4 next_a[LOADS_A];
-uvec4 next_b[LOADS_B];
+uvec4 sets_a[2 * LOADS_A];
+uvec4 sets_b[2 * LOADS_B];
 
-void fetch(uint row, uint column, uint k) {
+void fetch(uint set, uint row, uint column, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const uint place = row + item / PARTS_A;
-    next_a[i] = uvec4(0);
-    if (place < ROWS) {
-      next_a[i] = dz8[(place * COLUMNS + k) / 8 + item % PARTS_A];
+    const uint line = item / PARTS_A;
+    sets_a[set * LOADS_A + i] = uvec4(0);
+    if (IS_ITEM(item, TILE_M * PARTS_A) && row + line < ROWS) {
+      sets_a[set * LOADS_A + i] = dz8[((row + line) * COLUMNS + k) / 8 + item % PARTS_A];
     }
   }
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    const uint line = item / PARTS_B;
     const uint at = column + item % PARTS_B * 8;
-    next_b[i] = uvec4(0);
-    if (at < WIDTH) {
-      next_b[i] = table8[((k + item / PARTS_B) * WIDTH + at) / 8];
+    sets_b[set * LOADS_B + i] = uvec4(0);
+    if (IS_ITEM(item, UNIT_K * PARTS_B) && at < WIDTH) {
+      sets_b[set * LOADS_B + i] = table8[((k + line) * WIDTH + at) / 8];
     }
   }
 }
 
-void stage() {
+void stage(uint half_at, uint set) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    staged[item / PARTS_A * PITCH_A + item % PARTS_A] = next_a[i];
+    if (IS_ITEM(item, TILE_M * PARTS_A)) {
+      staged[half_at + item / PARTS_A * PITCH_A + item % PARTS_A] = sets_a[set * LOADS_A + i];
+    }
   }
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    staged[SIZE_A + item / PARTS_B * PITCH_B + item % PARTS_B] = next_b[i];
+    if (IS_ITEM(item, UNIT_K * PARTS_B)) {
+      const uint line = half_at + SIZE_A + item / PARTS_B * PITCH_B;
+      staged[line + item % PARTS_B] = sets_b[set * LOADS_B + i];
+    }
   }
 }
 

@@ -5,9 +5,11 @@
 // ternary_matmul_cm: y = x w^T of int8 activations and ternary weights on matrix units, exact; with
 // ROTATED each head of TILE_N columns is then rotated by the angles of its row, as by op rope.
 //
+// It has the scales of x from x itself, and the codes from `blocks`, where they lie in blocks.
+//
 // With SHARED and REST it is two kernels (share.glsl).
 //
-// Reference: op ternary_matmul. INNER is a multiple of 128, COLUMNS of 4.
+// Reference: op ternary_matmul. INNER is a multiple of 128, COLUMNS of 4, HIGH of 128.
 // Bindings:
 //   0 read  x q8[ROWS,INNER]
 //   1 read  w t2[COLUMNS,INNER]
@@ -16,6 +18,7 @@
 #else
 //   2 write y f32[ROWS,COLUMNS]
 #endif
+//   3 read  blocks u32[HIGH,SIXTEENTHS,4]
 #ifdef LOW
 //   n read  low f32[ROWS,RANK]
 //   n read  b   f32[COLUMNS,RANK]
@@ -41,6 +44,8 @@ layout(constant_id = 5) const uint WARP_M = 64;
 layout(constant_id = 6) const uint WARP_N = 32;
 layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 8) const uint WORKGROUP = 256;
+layout(constant_id = 9) const uint HIGH = 128;
+layout(constant_id = 10) const uint SIXTEENTHS = 8;  // of a row of x, 16 codes each
 #ifdef LOW
 layout(constant_id = n) const uint RANK = 1;
 #endif
@@ -56,26 +61,26 @@ layout(constant_id = n) const uint UNITS = 1;
 #endif
 layout(local_size_x_id = 8) in;
 layout(binding = 0, std430) readonly buffer X { int x[]; };
-layout(binding = 0, std430) readonly buffer X4 { uvec4 x4[]; };
 layout(binding = 1, std430) readonly buffer W { uint w[]; };
 layout(binding = 1, std430) readonly buffer W4 { uvec4 w4[]; };
 layout(binding = 2, std430) writeonly buffer Y4 { vec4 y4[]; };
+layout(binding = 3, std430) readonly buffer Blocks { uvec4 blocks[]; };
+#include "blocks.glsl"
 #include "epilogue.glsl"
 
-const uint DEPTH = 64;
 const uint UNIT_K = 32;
-const uint PITCH_A = DEPTH / 16 + 1;  // a row's codes and 16 bytes more, against bank conflicts
+const uint PITCH_A = UNIT_K / 16 + 1;  // a row's codes and 16 bytes more, against bank conflicts
 const uint SIZE_A = TILE_M * PITCH_A;
-const uint PITCH_B = DEPTH / 16 + 1;
+const uint PITCH_B = PITCH_A;
 const uint SIZE_B = TILE_N * PITCH_B;
 #define FACTOR int8_t
 #define TERMS 1
 #define SUM int
 #define STAGED uvec4
 #define STAGED_BYTES 16
-#define PLACE_A(row, k) ((row) * PITCH_A + (k) / 16)
+#define PLACE_A(row) ((row) * PITCH_A)
 #define LAYOUT_A gl_CooperativeMatrixLayoutRowMajor
-#define PLACE_B(column, k) ((column) * PITCH_B + (k) / 16)
+#define PLACE_B(column) ((column) * PITCH_B)
 #define LAYOUT_B gl_CooperativeMatrixLayoutColumnMajor
 #define SUMS ivec4
 #define TO_SUMS(bits) ivec4(bits)
@@ -86,7 +91,8 @@ const uint SIZE_B = TILE_N * PITCH_B;
 const uint TILES_N = (COLUMNS + TILE_N - 1) / TILE_N;
 #include "share.glsl"
 
-const uint LOADS_A = TILE_M * 4 / WORKGROUP;
+const uint PARTS_A = UNIT_K / 16;  // of a row of x, 16 codes each
+const uint LOADS_A = (TILE_M * PARTS_A + WORKGROUP - 1) / WORKGROUP;
 const uint LOADS_B = (TILE_N + WORKGROUP - 1) / WORKGROUP;
 
 // Which column of the tile a place among those of b has. Rotated, a strip's two units are half a head
@@ -113,28 +119,28 @@ vec4 rotated(vec4 quad, uint row, uint column) {
 }
 #endif
 
-uvec4 next_a[LOADS_A];
-uvec4 next_b[LOADS_B];
+uvec4 sets_a[2 * LOADS_A];
+uvec4 sets_b[2 * LOADS_B];  // of both sets those being staged, and of both the next
 
-// A step takes half of each group of 128: 16 bytes of codes with, at shift 6 - 2 q (ternary.glsl),
-// the weights 32 q + 16 h and on of half h. Activations are staged in the same order.
-void fetch(uint row, uint column, uint k) {
-  const uint thread = gl_LocalInvocationIndex;
-  const uint group = k / 128;
-  const uint half_of = k / 64 % 2;
+// Two sets have half of each group of 128: 16 bytes of codes with, at shift 6 - 2 q (ternary.glsl), the
+// weights 32 q + 16 h and on of half h. Activations come in the same order, q of 0 and 1 in set 0.
+void fetch(uint set, uint row, uint column, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
-    const uint line = row + (thread + i * WORKGROUP) / 4;
-    const uint q = thread % 4;
-    next_a[i] = uvec4(0);
-    if (line < ROWS) {
-      next_a[i] = x4[line * (INNER / 16) + group * 8 + 2 * q + half_of];
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    if (IS_ITEM(item, TILE_M * PARTS_A)) {
+      const uint q = 2 * set + item / TILE_M;
+      const uint sixteenth = k / 128 * 8 + 2 * q + k / 64 % 2;
+      const uint line = row + item % TILE_M;
+      sets_a[set * LOADS_A + i] = blocks[place_in_blocks(line, sixteenth, SIXTEENTHS)];
     }
   }
-  [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
-    const uint line = thread + i * WORKGROUP;
-    next_b[i] = uvec4(0);
-    if (line < TILE_N && column + line < COLUMNS) {
-      next_b[i] = w4[(column + column_at(line)) * (INNER / 64) + k / 64];
+  if (set == 0) {
+    [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
+      const uint line = gl_LocalInvocationIndex + i * WORKGROUP;
+      sets_b[LOADS_B + i] = uvec4(0);
+      if (IS_ITEM(line, TILE_N) && column + line < COLUMNS) {
+        sets_b[LOADS_B + i] = w4[(column + column_at(line)) * (INNER / 64) + k / 64];
+      }
     }
   }
 }
@@ -144,17 +150,22 @@ uvec4 signed_bytes(uvec4 codes) {
   return ((codes & 0x03030303) | 0x80808080) - 0x01010101 ^ 0x80808080;
 }
 
-void stage() {
-  const uint thread = gl_LocalInvocationIndex;
+void stage(uint half_at, uint set) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
-    staged[(thread + i * WORKGROUP) / 4 * PITCH_A + thread % 4] = next_a[i];
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    if (IS_ITEM(item, TILE_M * PARTS_A)) {
+      staged[half_at + item % TILE_M * PITCH_A + item / TILE_M] = sets_a[set * LOADS_A + i];
+    }
   }
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
-    const uint line = thread + i * WORKGROUP;
-    if (line < TILE_N) {
-      [[unroll]] for (uint q = 0; q < 4; q++) {
-        staged[SIZE_A + line * PITCH_B + q] = signed_bytes(next_b[i] >> (6 - 2 * q));
-      }
+    const uint line = gl_LocalInvocationIndex + i * WORKGROUP;
+    if (set == 0) {
+      sets_b[i] = sets_b[LOADS_B + i];
+    }
+    if (IS_ITEM(line, TILE_N)) {
+      const uint first = half_at + SIZE_A + line * PITCH_B;
+      staged[first] = signed_bytes(sets_b[i] >> (6 - 4 * set));
+      staged[first + 1] = signed_bytes(sets_b[i] >> (4 - 4 * set));
     }
   }
 }

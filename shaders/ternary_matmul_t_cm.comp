@@ -2,10 +2,11 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 // ternary_matmul_t_cm: y = the sum of x w over some pairs of x and ternary weights, on matrix units. h
-// has all x side by side as f16, each row divided by its top (row_halves); they are added in f32. One
-// sum runs through the inner axes of all pairs. With SHARED and REST it is two kernels (share.glsl).
+// has all x side by side as f16 in blocks, each row divided by its top (row_halves); they are added in
+// f32. One sum runs through the inner axes of all pairs. With SHARED and REST it is two kernels
+// (share.glsl).
 //
-// Reference: op ternary_matmul_t. Each INNER is a multiple of 32, COLUMNS of 128.
+// Reference: op ternary_matmul_t. Each INNER is a multiple of 32, COLUMNS of 128, HIGH of 128.
 // Bindings:
 #ifdef ADDED
 //   0 write y f32[ROWS,COLUMNS] over added
@@ -21,7 +22,7 @@
 #ifdef REST
 //   n read  sums f32[UNITS,TILE_M,TILE_N]
 #endif
-//   n read  h    f16[ROWS,INNER]
+//   n read  h    f16[HIGH,INNER]
 //   n read  top  f32[ROWS]
 #pragma each
 //   n read  w@   t2[INNER@,COLUMNS]
@@ -39,6 +40,7 @@ layout(constant_id = 5) const uint WARP_N = 32;
 layout(constant_id = 6) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 7) const uint WORKGROUP = 256;
 layout(constant_id = 8) const uint INNER = 32;
+layout(constant_id = 9) const uint HIGH = 128;
 #pragma each
 layout(constant_id = n) const uint INNER@ = 32;
 #pragma end
@@ -60,23 +62,22 @@ layout(binding = 0, std430) writeonly buffer Y4 { vec4 y4[]; };
 layout(binding = AT_h, std430) readonly buffer H { uvec4 h[]; };
 layout(binding = AT_top, std430) readonly buffer Top { float top[]; };
 #define ACROSS
+#include "blocks.glsl"
 #include "epilogue.glsl"
-#include "halves.glsl"
 
-const uint DEPTH = 32;
 const uint UNIT_K = 16;
-const uint PITCH_A = DEPTH / 8 + 1;  // a row's halves and 16 bytes more, against bank conflicts
+const uint PITCH_A = UNIT_K / 8 + 1;  // a row's halves and 16 bytes more, against bank conflicts
 const uint SIZE_A = TILE_M * PITCH_A;
 const uint PITCH_B = TILE_N / 8 + 1;
-const uint SIZE_B = DEPTH * PITCH_B;
+const uint SIZE_B = UNIT_K * PITCH_B;
 #define FACTOR float16_t
 #define TERMS 1
 #define SUM float
 #define STAGED uvec4
 #define STAGED_BYTES 16
-#define PLACE_A(row, k) ((row) * PITCH_A + (k) / 8)
+#define PLACE_A(row) ((row) * PITCH_A)
 #define LAYOUT_A gl_CooperativeMatrixLayoutRowMajor
-#define PLACE_B(column, k) ((k) * PITCH_B + (column) / 8)
+#define PLACE_B(column) ((column) / 8)
 #define LAYOUT_B gl_CooperativeMatrixLayoutRowMajor
 #define SUMS vec4
 #define TO_SUMS(bits) uintBitsToFloat(bits)
@@ -87,23 +88,23 @@ const uint SIZE_B = DEPTH * PITCH_B;
 const uint TILES_N = COLUMNS / TILE_N;
 #include "share.glsl"
 
-const uint PARTS_A = DEPTH / 8;  // of a row of h, eight items each
-const uint LOADS_A = TILE_M * PARTS_A / WORKGROUP;
-const uint PARTS_B = TILE_N / 32;  // of a row of w, two words of codes each
-const uint LOADS_B = (DEPTH * PARTS_B + WORKGROUP - 1) / WORKGROUP;
+const uint PARTS_A = UNIT_K / 8;  // of a row of h, eight items each
+const uint LOADS_A = (TILE_M * PARTS_A + WORKGROUP - 1) / WORKGROUP;
+const uint WORDS = TILE_N / 16;   // of a row of w, 16 codes each
+const uint LOADS_B = (UNIT_K * WORDS + WORKGROUP - 1) / WORKGROUP;
 
-uvec4 next_a[LOADS_A];
-uvec2 next_b[LOADS_B];
+uvec4 sets_a[2 * LOADS_A];
+uint sets_b[2 * LOADS_B];
 
 #pragma each
-layout(binding = AT_w@, std430) readonly buffer W@ { uvec2 w@[]; };
+layout(binding = AT_w@, std430) readonly buffer W@ { uint w@[]; };
 
-void fetch_b@(uint column, uint k) {
+void fetch_b@(uint set, uint column, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    if (item < DEPTH * PARTS_B) {
-      const uint line = k + item / PARTS_B;
-      next_b[i] = w@[(line * COLUMNS + column) / 32 + item % PARTS_B];
+    if (IS_ITEM(item, UNIT_K * WORDS)) {
+      const uint line = k + item / WORDS;
+      sets_b[set * LOADS_B + i] = w@[(line * COLUMNS + column) / 16 + item % WORDS];
     }
   }
 }
@@ -115,39 +116,54 @@ DEFINE_ADD_LOW(add_low@, load_low@, load_b@)
 #endif
 #pragma end
 
-void fetch(uint row, uint column, uint k) {
+void fetch(uint set, uint row, uint column, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const uint line = row + item / PARTS_A;
-    next_a[i] = uvec4(0);
-    if (line < ROWS) {
-      next_a[i] = h[(line * INNER + k) / 8 + item % PARTS_A];
+    if (IS_ITEM(item, TILE_M * PARTS_A)) {
+      const uint eighth = k / 8 + item / TILE_M;
+      sets_a[set * LOADS_A + i] = h[place_in_blocks(row + item % TILE_M, eighth, INNER / 8)];
     }
   }
 #pragma each
   if (k < INNER@) {
-    fetch_b@(column, k);
+    fetch_b@(set, column, k);
     return;
   }
   k -= INNER@;
 #pragma end
 }
 
-void stage() {
+// At shift 6 - 2 q word j of a group has the weights 32 q + 4 j and on (ternary.glsl). Its places in
+// shared memory are such that a thread writes 16 bytes at once, and eight threads 128 side by side:
+// q / 2, then j, then q % 2, then the four in the order of `quick_halves`.
+uint column_at(uint place) {
+  const uint q = place / 64 * 2 + place / 4 % 2;
+  return 32 * q + place / 8 % 8 * 4;
+}
+
+// Four codes in the low bits of bytes as f16, in the order 0, 2, 1, 3: with the bits of 1024 each is
+// 1024 more.
+uvec2 quick_halves(uint codes) {
+  const f16vec2 even = unpackFloat2x16(codes & 0x00030003 | 0x64006400) - f16vec2(1025);
+  const f16vec2 odd = unpackFloat2x16(codes >> 8 & 0x00030003 | 0x64006400) - f16vec2(1025);
+  return uvec2(packFloat2x16(even), packFloat2x16(odd));
+}
+
+void stage(uint half_at, uint set) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    staged[item / PARTS_A * PITCH_A + item % PARTS_A] = next_a[i];
+    if (IS_ITEM(item, TILE_M * PARTS_A)) {
+      staged[half_at + item % TILE_M * PITCH_A + item / TILE_M] = sets_a[set * LOADS_A + i];
+    }
   }
-  // At shift 6 - 2 q a word of a group has the weights 32 q + 4 word and on (ternary.glsl).
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const uint part = item % PARTS_B;
-    const uint line = SIZE_A + item / PARTS_B * PITCH_B + part / 4 * 16 + part % 4;
-    if (item < DEPTH * PARTS_B) {
-      [[unroll]] for (uint q = 0; q < 4; q++) {
-        const uvec2 codes = next_b[i] >> (6 - 2 * q);
-        staged[line + 4 * q] = uvec4(weights_of(codes.x), weights_of(codes.y));
-      }
+    const uint word = item % WORDS;
+    const uint line = half_at + SIZE_A + item / WORDS * PITCH_B + word / 8 * 16 + word % 8;
+    if (IS_ITEM(item, UNIT_K * WORDS)) {
+      const uint codes = sets_b[set * LOADS_B + i];
+      staged[line] = uvec4(quick_halves(codes >> 6), quick_halves(codes >> 4));
+      staged[line + 8] = uvec4(quick_halves(codes >> 2), quick_halves(codes));
     }
   }
 }
@@ -156,10 +172,11 @@ uvec4 quad_at(uint place) {
   return staged[place];
 }
 
-void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
+void store_square(uint row, uint apart, uint place, uvec4 bits[4]) {
+  const uint column = place / 128 * 128 + column_at(place % 128);
   vec4 square[4];
   [[unroll]] for (uint i = 0; i < 4; i++) {
-    square[i] = uintBitsToFloat(bits[i]) * top[min(row + i * apart, ROWS - 1)];
+    square[i] = uintBitsToFloat(bits[i]).xzyw * top[min(row + i * apart, ROWS - 1)];
   }
 #ifdef LOW
 #pragma each

@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 
 from ....graph.ir import Node, Value
 from ....graph.ops import op_def
-from ....graph.tensors import GROUP, Array, HostValue, Ternary
+from ....graph.tensors import GROUP, Array, HostValue, Quantized, Ternary
 from ....graph.types import DType, tensor
 from ....passes.fuse.projections import FEW_ROWS
 from ..layout import assign
+from . import blocks
 from .calls import (
     Lowering,
     Meaning,
@@ -102,11 +103,28 @@ def _ternary_tiles(
     operands = {"x": x, "w": w, "y": y, **extras.operands}
     kernel, share = _codes_way(lowering, x, w)
     if share is not None:
+        operands["blocks"] = code_blocks(lowering, x)
+        constants["HIGH"], constants["SIXTEENTHS"], _ = operands["blocks"].type.shape
         call_shared(lowering, f"{kernel}{extras.options}", share, constants, operands)
         return
     tile = tile_for(rows, columns, 1)
     groups = groups_for(tile.count(rows, columns), 1, lowering.limits)
     lowering.call(f"{kernel}{extras.options}", groups, {**constants, **tile.constants}, **operands)
+
+
+def code_blocks(lowering: Lowering, x: Value) -> Value:
+    """The codes of x in blocks, made once for each x."""
+    if x.name in lowering.code_blocks:
+        return lowering.code_blocks[x.name]
+    rows, inner = x.type.shape
+    high, sixteenths = math.ceil(rows / blocks.ROWS) * blocks.ROWS, inner // 16
+    made = lowering.scratch(tensor("u32", high, sixteenths, 4))
+    constants = {"ROWS": rows, "INNER": inner, "HIGH": high, "SIXTEENTHS": sixteenths}
+    lowering.call(
+        "code_blocks", groups_for(high * sixteenths, 256, lowering.limits), constants, x=x, y=made
+    )
+    lowering.code_blocks[x.name] = made
+    return made
 
 
 def _codes_way(lowering: Lowering, x: Value, w: Value) -> tuple[str, Share | None]:
@@ -358,11 +376,25 @@ def _row_power(constants: Mapping[str, int | float], operands: Mapping[str, Host
     assign(operands["y"], row_powers(dense(operands["x"])))
 
 
+def _code_blocks(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+    x, y = operands["x"], operands["y"]
+    assert isinstance(x, Quantized)
+    assert isinstance(y, np.ndarray)
+    codes = np.zeros((len(y), x.shape[1]), np.int8)
+    codes[: len(x.codes)] = x.codes
+    y[...] = blocks.into_blocks(codes).view(np.uint32).reshape(y.shape)
+
+
 def _codes_product(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> Array:
     """What ternary_matmul_cm computes before anything is added."""
-    product = op_def("ternary_matmul").eval(operands["x"], operands["w"])
+    x = operands["x"]
+    assert isinstance(x, Quantized)
+    (codes,) = arrays(operands, "blocks")
+    bytewise = codes.reshape(len(codes), -1).view(np.int8)
+    x = replace(x, codes=blocks.from_blocks(bytewise)[: len(x.codes)])
+    product = op_def("ternary_matmul").eval(x, operands["w"])
     assert isinstance(product, np.ndarray)
     return product
 
@@ -383,6 +415,7 @@ MEANINGS: dict[str, Meaning] = {
     "ternary_matmul_f32": _finished(_by_parts(_times_transposed)),
     "ternary_matmul_t": _finished(_by_parts(_times), across=True),
     "row_power": _row_power,
+    "code_blocks": _code_blocks,
     "ternary_matmul_cm": shared_meaning(_codes_product, finish_product),
     "matmul": _by_parts(_times),
     "matmul_f16": _by_parts(_times),

@@ -49,7 +49,7 @@ def unit_tiles(terms: int) -> tuple[Tile, ...]:
 def shared_memory(tile: Tile, terms: int) -> int:
     """Bytes that the kernels declare at most, those for matrix units if there are terms."""
     if terms:
-        return 80 * (terms * tile.rows + tile.columns) + 40 * tile.rows
+        return 96 * (terms * tile.rows + tile.columns) + 40 * tile.rows
     return 64 * (tile.rows + tile.columns + 8) + 8 * tile.rows
 
 

@@ -12,6 +12,7 @@ from ....graph.types import DType, tensor
 from ....passes.fuse.projections import FEW_ROWS
 from ..layout import assign
 from ..variants import with_members
+from . import blocks
 from .calls import Lowering, Meaning, Rule, groups_for, is_large, reducing_workgroup
 from .linear import (
     Extras,
@@ -111,8 +112,10 @@ def _ternary_units_t(
         return
     share = share_for(rows, columns, inner // _DEPTH, lowering.limits)
     assert share is not None, "the caller has asked whether a tile fits"
-    operands["h"], operands["top"] = _row_halves(lowering, terms, rows)
-    constants = {"ROWS": rows, "COLUMNS": columns, "INNER": inner, **extras.constants}
+    high = math.ceil(rows / blocks.ROWS) * blocks.ROWS
+    operands["h"], operands["top"] = _row_halves(lowering, terms, high, "row_halves+blocked")
+    constants = {"ROWS": rows, "HIGH": high, "COLUMNS": columns, "INNER": inner}
+    constants |= extras.constants
     for number, term in enumerate(terms):
         constants[f"INNER{number}"] = term.x.type.shape[1]
         operands[f"w{number}"] = term.w
@@ -137,7 +140,7 @@ def _by_large_matrices(
     """A sum of products by halves_product_nv: weights as f16, product, and what is added to it."""
     rows, columns = operands["y"].type.shape
     high = math.ceil(rows / _LARGE_TILE.rows) * _LARGE_TILE.rows
-    halves, top = _row_halves(lowering, terms, high)
+    halves, top = _row_halves(lowering, terms, high, "row_halves")
     weights = _ternary_halves(lowering, terms)
     inner = halves.type.shape[1]
     share = least_share(high, columns, inner // _DEPTH, (_LARGE_TILE,), lowering.limits)
@@ -173,7 +176,9 @@ def _ternary_halves(lowering: Lowering, terms: Sequence[Backward]) -> Value:
     return halves
 
 
-def _row_halves(lowering: Lowering, terms: Sequence[Backward], high: int) -> tuple[Value, Value]:
+def _row_halves(
+    lowering: Lowering, terms: Sequence[Backward], high: int, kernel: str
+) -> tuple[Value, Value]:
     """The x of all terms side by side as f16, and what each row was divided by.
 
     There are `high` rows; those that no x has are zero.
@@ -190,7 +195,7 @@ def _row_halves(lowering: Lowering, terms: Sequence[Backward], high: int) -> tup
     for number, term in enumerate(terms):
         constants[f"INNER{number}"] = term.x.type.shape[1]
         operands |= {f"x{number}": term.x, f"w{number}": term.w}
-    kernel = with_members("row_halves", len(terms))
+    kernel = with_members(kernel, len(terms))
     lowering.call(kernel, groups_for(high, 1, lowering.limits), constants, **operands)
     return halves, top
 
@@ -199,9 +204,10 @@ def _halves_product(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> Array:
     """What ternary_matmul_t_cm computes before anything is added."""
-    halves, top = arrays(operands, "h", "top")
+    h, top = arrays(operands, "h", "top")
+    halves = blocks.from_blocks(h)[: len(top)].astype(np.float32)
     weights = [w.dense(np.float32) for w in _weights_of(operands)]
-    product: Array = halves.astype(np.float32) @ np.concatenate(weights) * top[:, None]
+    product: Array = halves @ np.concatenate(weights) * top[:, None]
     return product
 
 
@@ -216,6 +222,14 @@ def _row_halves_meaning(
     y[...] = 0
     y[: len(x)] = x / top[:, None]
     assign(operands["top"], top)
+
+
+def _blocked_halves_meaning(
+    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+) -> None:
+    _row_halves_meaning(constants, operands)
+    (y,) = arrays(operands, "y")
+    y[...] = blocks.into_blocks(y)
 
 
 def _ternary_halves_meaning(
@@ -267,6 +281,7 @@ def _finish_halves(
 RULES: dict[str, Rule] = {"ternary_matmul_t": _ternary_matmul_t}
 MEANINGS: dict[str, Meaning] = {
     "row_halves": _row_halves_meaning,
+    "row_halves+blocked": _blocked_halves_meaning,
     "ternary_matmul_t_cm": shared_meaning(_halves_product, _finish_halves),
     "ternary_halves": _ternary_halves_meaning,
     "halves_product_nv": _large_product_meaning,

@@ -59,9 +59,9 @@ class Tile:
     def fits(self, limits: Limits) -> bool:
         """Whether a device has the shared memory for it, as a tile of units.glsl.
 
-        That is 64 + 16 bytes for each row and column.
+        That is twice 32 + 16 bytes for each row and column.
         """
-        return 80 * (self.rows + self.columns) <= limits.shared_memory
+        return 96 * (self.rows + self.columns) <= limits.shared_memory
 
 
 def plain_tile(rows: int, columns: int, quads_m: int = 1, quads_n: int = 1) -> Tile:
