@@ -5,10 +5,10 @@
 // row_halves: y = the rows of some x side by side as f16, each x times the scale of its ternary weights
 // and each row divided by its top, the power of two below its largest element. One workgroup a row.
 //
-// Rows of y from ROWS on are zero. With BLOCKED y is in blocks (blocks.glsl), and HIGH a multiple of 8.
+// Rows of y from ROWS on are zero. With PANELS y is in panels (panels.glsl), and HIGH a multiple of 128.
 //
 // Reference: the left factor of ternary_matmul_t_cm and of halves_product_nv. INNER is the sum of all
-// INNER@, multiples of 4; of 8 with BLOCKED.
+// INNER@, multiples of 4; of 8 with PANELS.
 // Bindings:
 //   0 write y   f16[HIGH,INNER]
 //   1 write top f32[ROWS]
@@ -27,7 +27,7 @@ layout(constant_id = n) const uint INNER@ = 4;
 layout(local_size_x_id = 3) in;
 layout(binding = 0, std430) writeonly buffer Y { uvec2 y[]; };
 layout(binding = 1, std430) writeonly buffer Top { float top[]; };
-#include "blocks.glsl"
+#include "panels.glsl"
 #include "halves.glsl"
 #include "index.glsl"
 #include "power.glsl"
@@ -60,8 +60,8 @@ float read_row(uint row) {
 }
 
 void write_quad(uint row, uint quad, uvec2 halves) {
-#ifdef BLOCKED
-  y[2 * place_in_blocks(row, quad / 2, INNER / 8) + quad % 2] = halves;
+#ifdef PANELS
+  y[2 * place_in_panels(row, quad / 2, INNER / 8) + quad % 2] = halves;
 #else
   y[row * (INNER / 4) + quad] = halves;
 #endif

@@ -5,7 +5,8 @@
 // ternary_matmul_cm: y = x w^T of int8 activations and ternary weights on matrix units, exact; with
 // ROTATED each head of TILE_N columns is then rotated by the angles of its row, as by op rope.
 //
-// It has the scales of x from x itself, and the codes from `blocks`, where they lie in blocks.
+// It has the scales of x from x itself, and the codes from `panels` (panels.glsl), sixteen at a
+// time in the order of the weights' words.
 //
 // With SHARED and REST it is two kernels (share.glsl).
 //
@@ -18,7 +19,7 @@
 #else
 //   2 write y f32[ROWS,COLUMNS]
 #endif
-//   3 read  blocks u32[HIGH,SIXTEENTHS,4]
+//   3 read  panels u32[HIGH,SIXTEENTHS,4]
 #ifdef LOW
 //   n read  low f32[ROWS,RANK]
 //   n read  b   f32[COLUMNS,RANK]
@@ -64,8 +65,8 @@ layout(binding = 0, std430) readonly buffer X { int x[]; };
 layout(binding = 1, std430) readonly buffer W { uint w[]; };
 layout(binding = 1, std430) readonly buffer W4 { uvec4 w4[]; };
 layout(binding = 2, std430) writeonly buffer Y4 { vec4 y4[]; };
-layout(binding = 3, std430) readonly buffer Blocks { uvec4 blocks[]; };
-#include "blocks.glsl"
+layout(binding = 3, std430) readonly buffer Panels { uvec4 panels[]; };
+#include "panels.glsl"
 #include "epilogue.glsl"
 
 const uint UNIT_K = 32;
@@ -120,27 +121,22 @@ vec4 rotated(vec4 quad, uint row, uint column) {
 #endif
 
 uvec4 sets_a[2 * LOADS_A];
-uvec4 sets_b[2 * LOADS_B];  // of both sets those being staged, and of both the next
+uvec4 sets_b[LOADS_B];
 
 // Two sets have half of each group of 128: 16 bytes of codes with, at shift 6 - 2 q (ternary.glsl), the
-// weights 32 q + 16 h and on of half h. Activations come in the same order, q of 0 and 1 in set 0.
+// weights 32 q + 16 h and on of half h; set 0 those of q = 0 and 1. Activations come in this order.
 void fetch(uint set, uint row, uint column, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(item, TILE_M * PARTS_A)) {
-      const uint q = 2 * set + item / TILE_M;
-      const uint sixteenth = k / 128 * 8 + 2 * q + k / 64 % 2;
-      const uint line = row + item % TILE_M;
-      sets_a[set * LOADS_A + i] = blocks[place_in_blocks(line, sixteenth, SIXTEENTHS)];
+      const uint sixteenth = k / 16 + item / TILE_M;
+      sets_a[set * LOADS_A + i] = panels[place_in_panels(row + item % TILE_M, sixteenth, SIXTEENTHS)];
     }
   }
-  if (set == 0) {
+  if (set == 1) {  // what both sets read was staged for the last time
     [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
-      const uint line = gl_LocalInvocationIndex + i * WORKGROUP;
-      sets_b[LOADS_B + i] = uvec4(0);
-      if (IS_ITEM(line, TILE_N) && column + line < COLUMNS) {
-        sets_b[LOADS_B + i] = w4[(column + column_at(line)) * (INNER / 64) + k / 64];
-      }
+      const uint line = min(column + column_at(gl_LocalInvocationIndex + i * WORKGROUP), COLUMNS - 1);
+      sets_b[i] = w4[line * (INNER / 64) + k / 64];
     }
   }
 }
@@ -159,9 +155,6 @@ void stage(uint half_at, uint set) {
   }
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint line = gl_LocalInvocationIndex + i * WORKGROUP;
-    if (set == 0) {
-      sets_b[i] = sets_b[LOADS_B + i];
-    }
     if (IS_ITEM(line, TILE_N)) {
       const uint first = half_at + SIZE_A + line * PITCH_B;
       staged[first] = signed_bytes(sets_b[i] >> (6 - 4 * set));

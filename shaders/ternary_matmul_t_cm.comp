@@ -2,7 +2,7 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 // ternary_matmul_t_cm: y = the sum of x w over some pairs of x and ternary weights, on matrix units. h
-// has all x side by side as f16 in blocks, each row divided by its top (row_halves); they are added in
+// has all x side by side as f16 in panels, each row divided by its top (row_halves); they are added in
 // f32. One sum runs through the inner axes of all pairs. With SHARED and REST it is two kernels
 // (share.glsl).
 //
@@ -62,7 +62,7 @@ layout(binding = 0, std430) writeonly buffer Y4 { vec4 y4[]; };
 layout(binding = AT_h, std430) readonly buffer H { uvec4 h[]; };
 layout(binding = AT_top, std430) readonly buffer Top { float top[]; };
 #define ACROSS
-#include "blocks.glsl"
+#include "panels.glsl"
 #include "epilogue.glsl"
 
 const uint UNIT_K = 16;
@@ -121,7 +121,7 @@ void fetch(uint set, uint row, uint column, uint k) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(item, TILE_M * PARTS_A)) {
       const uint eighth = k / 8 + item / TILE_M;
-      sets_a[set * LOADS_A + i] = h[place_in_blocks(row + item % TILE_M, eighth, INNER / 8)];
+      sets_a[set * LOADS_A + i] = h[place_in_panels(row + item % TILE_M, eighth, INNER / 8)];
     }
   }
 #pragma each

@@ -7,7 +7,7 @@
 // steps take no more room than one of a long step, and two workgroups run at a time.
 //
 // Reading and writing shared memory and the first cache are one bottleneck, so operands should lie such
-// that eight threads side by side read 128 bytes side by side (blocks.glsl), and write to eight lines of
+// that eight threads side by side read 128 bytes side by side (panels.glsl), and write to eight lines of
 // shared memory, whose pitch is an odd number of 16 bytes.
 //
 // The includer has the constants INNER, a multiple of DEPTH, TILE_M, TILE_N, WARP_M, WARP_N,

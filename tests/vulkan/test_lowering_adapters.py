@@ -291,13 +291,13 @@ def test_large_matrices_on_device(graph: Graph, cores: int) -> None:
 
 def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
     names = kernels_of(Fuse()(forward(40, 256, (128, 64, 64), 16)), UNITS)
-    assert sorted(names) == ["code_blocks", *["ternary_matmul_cm+low"] * 3, "thin_matmul+3"]
+    assert sorted(names) == ["code_panels", *["ternary_matmul_cm+low"] * 3, "thin_matmul+3"]
     names = kernels_of(Fuse()(backward(40, 256, (128, 64, 64), 16)), UNITS)
     assert sorted(names) == sorted(
         [
             "thin_matmul+3",
             "thin_matmul+across+3",
-            "row_halves+blocked+3",
+            "row_halves+panels+3",
             "ternary_matmul_t_cm+low+3",
             "thin_contract+6",
         ]
@@ -377,9 +377,9 @@ VARIANTS = [
     "ternary_matmul_cm+low+rotated",
     "row_halves",
     "row_halves+3",
-    "row_halves+blocked",
-    "row_halves+blocked+3",
-    "code_blocks",
+    "row_halves+panels",
+    "row_halves+panels+3",
+    "code_panels",
     "ternary_halves",
     "ternary_halves+3",
     "halves_product_nv",

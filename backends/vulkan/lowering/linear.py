@@ -13,7 +13,7 @@ from ....graph.tensors import GROUP, Array, HostValue, Quantized, Ternary
 from ....graph.types import DType, tensor
 from ....passes.fuse.projections import FEW_ROWS
 from ..layout import assign
-from . import blocks
+from . import panels
 from .calls import (
     Lowering,
     Meaning,
@@ -103,8 +103,8 @@ def _ternary_tiles(
     operands = {"x": x, "w": w, "y": y, **extras.operands}
     kernel, share = _codes_way(lowering, x, w)
     if share is not None:
-        operands["blocks"] = code_blocks(lowering, x)
-        constants["HIGH"], constants["SIXTEENTHS"], _ = operands["blocks"].type.shape
+        operands["panels"] = code_panels(lowering, x)
+        constants["HIGH"], constants["SIXTEENTHS"], _ = operands["panels"].type.shape
         call_shared(lowering, f"{kernel}{extras.options}", share, constants, operands)
         return
     tile = tile_for(rows, columns, 1)
@@ -112,18 +112,22 @@ def _ternary_tiles(
     lowering.call(f"{kernel}{extras.options}", groups, {**constants, **tile.constants}, **operands)
 
 
-def code_blocks(lowering: Lowering, x: Value) -> Value:
-    """The codes of x in blocks, made once for each x."""
-    if x.name in lowering.code_blocks:
-        return lowering.code_blocks[x.name]
+def code_panels(lowering: Lowering, x: Value) -> Value:
+    """The codes of x in panels, made once for each x."""
+    if x.name in lowering.code_panels:
+        return lowering.code_panels[x.name]
     rows, inner = x.type.shape
-    high, sixteenths = math.ceil(rows / blocks.ROWS) * blocks.ROWS, inner // 16
+    high, sixteenths = math.ceil(rows / panels.ROWS) * panels.ROWS, inner // 16
     made = lowering.scratch(tensor("u32", high, sixteenths, 4))
     constants = {"ROWS": rows, "INNER": inner, "HIGH": high, "SIXTEENTHS": sixteenths}
     lowering.call(
-        "code_blocks", groups_for(high * sixteenths, 256, lowering.limits), constants, x=x, y=made
+        "code_panels",
+        groups_for(high // 32 * sixteenths // 8, 1, lowering.limits),
+        constants,
+        x=x,
+        y=made,
     )
-    lowering.code_blocks[x.name] = made
+    lowering.code_panels[x.name] = made
     return made
 
 
@@ -376,13 +380,14 @@ def _row_power(constants: Mapping[str, int | float], operands: Mapping[str, Host
     assign(operands["y"], row_powers(dense(operands["x"])))
 
 
-def _code_blocks(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
+def _code_panels(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
     x, y = operands["x"], operands["y"]
     assert isinstance(x, Quantized)
     assert isinstance(y, np.ndarray)
     codes = np.zeros((len(y), x.shape[1]), np.int8)
     codes[: len(x.codes)] = x.codes
-    y[...] = blocks.into_blocks(codes).view(np.uint32).reshape(y.shape)
+    ordered = panels.in_order_of_weights(codes)
+    y[...] = panels.into_panels(ordered).view(np.uint32).reshape(y.shape)
 
 
 def _codes_product(
@@ -391,9 +396,10 @@ def _codes_product(
     """What ternary_matmul_cm computes before anything is added."""
     x = operands["x"]
     assert isinstance(x, Quantized)
-    (codes,) = arrays(operands, "blocks")
+    (codes,) = arrays(operands, "panels")
     bytewise = codes.reshape(len(codes), -1).view(np.int8)
-    x = replace(x, codes=blocks.from_blocks(bytewise)[: len(x.codes)])
+    ordered = panels.from_panels(bytewise)[: len(x.codes)]
+    x = replace(x, codes=panels.in_order(ordered))
     product = op_def("ternary_matmul").eval(x, operands["w"])
     assert isinstance(product, np.ndarray)
     return product
@@ -415,7 +421,7 @@ MEANINGS: dict[str, Meaning] = {
     "ternary_matmul_f32": _finished(_by_parts(_times_transposed)),
     "ternary_matmul_t": _finished(_by_parts(_times), across=True),
     "row_power": _row_power,
-    "code_blocks": _code_blocks,
+    "code_panels": _code_panels,
     "ternary_matmul_cm": shared_meaning(_codes_product, finish_product),
     "matmul": _by_parts(_times),
     "matmul_f16": _by_parts(_times),

@@ -12,7 +12,7 @@ from ....graph.types import DType, tensor
 from ....passes.fuse.projections import FEW_ROWS
 from ..layout import assign
 from ..variants import with_members
-from . import blocks
+from . import panels
 from .calls import Lowering, Meaning, Rule, groups_for, is_large, reducing_workgroup
 from .linear import (
     Extras,
@@ -112,8 +112,8 @@ def _ternary_units_t(
         return
     share = share_for(rows, columns, inner // _DEPTH, lowering.limits)
     assert share is not None, "the caller has asked whether a tile fits"
-    high = math.ceil(rows / blocks.ROWS) * blocks.ROWS
-    operands["h"], operands["top"] = _row_halves(lowering, terms, high, "row_halves+blocked")
+    high = math.ceil(rows / panels.ROWS) * panels.ROWS
+    operands["h"], operands["top"] = _row_halves(lowering, terms, high, "row_halves+panels")
     constants = {"ROWS": rows, "HIGH": high, "COLUMNS": columns, "INNER": inner}
     constants |= extras.constants
     for number, term in enumerate(terms):
@@ -205,7 +205,7 @@ def _halves_product(
 ) -> Array:
     """What ternary_matmul_t_cm computes before anything is added."""
     h, top = arrays(operands, "h", "top")
-    halves = blocks.from_blocks(h)[: len(top)].astype(np.float32)
+    halves = panels.from_panels(h)[: len(top)].astype(np.float32)
     weights = [w.dense(np.float32) for w in _weights_of(operands)]
     product: Array = halves @ np.concatenate(weights) * top[:, None]
     return product
@@ -224,12 +224,12 @@ def _row_halves_meaning(
     assign(operands["top"], top)
 
 
-def _blocked_halves_meaning(
+def _halves_in_panels_meaning(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> None:
     _row_halves_meaning(constants, operands)
     (y,) = arrays(operands, "y")
-    y[...] = blocks.into_blocks(y)
+    y[...] = panels.into_panels(y)
 
 
 def _ternary_halves_meaning(
@@ -281,7 +281,7 @@ def _finish_halves(
 RULES: dict[str, Rule] = {"ternary_matmul_t": _ternary_matmul_t}
 MEANINGS: dict[str, Meaning] = {
     "row_halves": _row_halves_meaning,
-    "row_halves+blocked": _blocked_halves_meaning,
+    "row_halves+panels": _halves_in_panels_meaning,
     "ternary_matmul_t_cm": shared_meaning(_halves_product, _finish_halves),
     "ternary_halves": _ternary_halves_meaning,
     "halves_product_nv": _large_product_meaning,
