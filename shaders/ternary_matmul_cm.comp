@@ -5,12 +5,12 @@
 // ternary_matmul_cm: y = x w^T of int8 activations and ternary weights on matrix units, exact; with
 // ROTATED each head of TILE_N columns is then rotated by the angles of its row, as by op rope.
 //
-// It has the scales of x from x itself, and the codes from `panels` (panels.glsl), sixteen at a
-// time in the order of the weights' words.
+// x and w give their scales; their codes are in xs and ws, in panels (panels.glsl), those of x in the
+// order of the words of ternary weights.
 //
 // With SHARED and REST it is two kernels (share.glsl).
 //
-// Reference: op ternary_matmul. INNER is a multiple of 128, COLUMNS of 4, HIGH of 128.
+// Reference: op ternary_matmul. INNER is a multiple of 128, COLUMNS of 4, HIGH and WIDE of 128.
 // Bindings:
 //   0 read  x q8[ROWS,INNER]
 //   1 read  w t2[COLUMNS,INNER]
@@ -19,7 +19,8 @@
 #else
 //   2 write y f32[ROWS,COLUMNS]
 #endif
-//   3 read  panels u32[HIGH,SIXTEENTHS,4]
+//   3 read  xs u32[HIGH,SIXTEENTHS,4]
+//   4 read  ws u32[WIDE,STRIPS,4]
 #ifdef LOW
 //   n read  low f32[ROWS,RANK]
 //   n read  b   f32[COLUMNS,RANK]
@@ -46,7 +47,9 @@ layout(constant_id = 6) const uint WARP_N = 32;
 layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 8) const uint WORKGROUP = 256;
 layout(constant_id = 9) const uint HIGH = 128;
-layout(constant_id = 10) const uint SIXTEENTHS = 8;  // of a row of x, 16 codes each
+layout(constant_id = 10) const uint WIDE = 128;
+layout(constant_id = 11) const uint SIXTEENTHS = 8;  // of a row of x, 16 codes each
+layout(constant_id = 12) const uint STRIPS = 2;      // of a row of w, 64 codes each
 #ifdef LOW
 layout(constant_id = n) const uint RANK = 1;
 #endif
@@ -63,9 +66,9 @@ layout(constant_id = n) const uint UNITS = 1;
 layout(local_size_x_id = 8) in;
 layout(binding = 0, std430) readonly buffer X { int x[]; };
 layout(binding = 1, std430) readonly buffer W { uint w[]; };
-layout(binding = 1, std430) readonly buffer W4 { uvec4 w4[]; };
 layout(binding = 2, std430) writeonly buffer Y4 { vec4 y4[]; };
-layout(binding = 3, std430) readonly buffer Panels { uvec4 panels[]; };
+layout(binding = 3, std430) readonly buffer Xs { uvec4 a16[]; };
+layout(binding = 4, std430) readonly buffer Ws { uvec4 b16[]; };
 #include "panels.glsl"
 #include "epilogue.glsl"
 
@@ -130,13 +133,15 @@ void fetch(uint set, uint row, uint column, uint k) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(item, TILE_M * PARTS_A)) {
       const uint sixteenth = k / 16 + item / TILE_M;
-      sets_a[set * LOADS_A + i] = panels[place_in_panels(row + item % TILE_M, sixteenth, SIXTEENTHS)];
+      sets_a[set * LOADS_A + i] = a16[place_in_panels(row + item % TILE_M, sixteenth, INNER / 16)];
     }
   }
-  if (set == 1) {  // what both sets read was staged for the last time
+  if (set == 1) {  // what both sets have of the step before is staged
     [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
-      const uint line = min(column + column_at(gl_LocalInvocationIndex + i * WORKGROUP), COLUMNS - 1);
-      sets_b[i] = w4[line * (INNER / 64) + k / 64];
+      const uint line = gl_LocalInvocationIndex + i * WORKGROUP;
+      if (IS_ITEM(line, TILE_N)) {
+        sets_b[i] = b16[place_in_panels(column + column_at(line), k / 64, INNER / 64)];
+      }
     }
   }
 }

@@ -24,13 +24,13 @@
 #endif
 //   n read  h    f16[HIGH,INNER]
 //   n read  top  f32[ROWS]
-#pragma each
-//   n read  w@   t2[INNER@,COLUMNS]
+//   n read  ws   u32[GROUPS,INNER,8]
 #ifdef LOW
+#pragma each
 //   n read  low@ f32[ROWS,RANK]
 //   n read  b@   f32[RANK,COLUMNS]
-#endif
 #pragma end
+#endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint COLUMNS = 128;
 layout(constant_id = 2) const uint TILE_M = 128;
@@ -41,9 +41,7 @@ layout(constant_id = 6) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 7) const uint WORKGROUP = 256;
 layout(constant_id = 8) const uint INNER = 32;
 layout(constant_id = 9) const uint HIGH = 128;
-#pragma each
-layout(constant_id = n) const uint INNER@ = 32;
-#pragma end
+layout(constant_id = 10) const uint GROUPS = 1;  // of 128 columns
 #ifdef LOW
 layout(constant_id = n) const uint RANK = 1;
 #endif
@@ -59,6 +57,7 @@ layout(constant_id = n) const uint UNITS = 1;
 #endif
 layout(local_size_x_id = 7) in;
 layout(binding = 0, std430) writeonly buffer Y4 { vec4 y4[]; };
+layout(binding = AT_ws, std430) readonly buffer Ws { uint ws[]; };
 layout(binding = AT_h, std430) readonly buffer H { uvec4 h[]; };
 layout(binding = AT_top, std430) readonly buffer Top { float top[]; };
 #define ACROSS
@@ -96,25 +95,13 @@ const uint LOADS_B = (UNIT_K * WORDS + WORKGROUP - 1) / WORKGROUP;
 uvec4 sets_a[2 * LOADS_A];
 uint sets_b[2 * LOADS_B];
 
-#pragma each
-layout(binding = AT_w@, std430) readonly buffer W@ { uint w@[]; };
-
-void fetch_b@(uint set, uint column, uint k) {
-  [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
-    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    if (IS_ITEM(item, UNIT_K * WORDS)) {
-      const uint line = k + item / WORDS;
-      sets_b[set * LOADS_B + i] = w@[(line * COLUMNS + column) / 16 + item % WORDS];
-    }
-  }
-}
-
 #ifdef LOW
+#pragma each
 MATRIX_F32(low@, AT_low@, ROWS, RANK)
 MATRIX_F32(b@, AT_b@, RANK, COLUMNS)
 DEFINE_ADD_LOW(add_low@, load_low@, load_b@)
-#endif
 #pragma end
+#endif
 
 void fetch(uint set, uint row, uint column, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
@@ -124,13 +111,13 @@ void fetch(uint set, uint row, uint column, uint k) {
       sets_a[set * LOADS_A + i] = h[place_in_panels(row + item % TILE_M, eighth, INNER / 8)];
     }
   }
-#pragma each
-  if (k < INNER@) {
-    fetch_b@(set, column, k);
-    return;
+  [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    if (IS_ITEM(item, UNIT_K * WORDS)) {
+      const uint line = column / TILE_N * INNER + k;
+      sets_b[set * LOADS_B + i] = ws[line * WORDS + item];
+    }
   }
-  k -= INNER@;
-#pragma end
 }
 
 // At shift 6 - 2 q word j of a group has the weights 32 q + 4 j and on (ternary.glsl). Its places in

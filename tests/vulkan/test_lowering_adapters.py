@@ -291,13 +291,15 @@ def test_large_matrices_on_device(graph: Graph, cores: int) -> None:
 
 def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
     names = kernels_of(Fuse()(forward(40, 256, (128, 64, 64), 16)), UNITS)
-    assert sorted(names) == ["code_panels", *["ternary_matmul_cm+low"] * 3, "thin_matmul+3"]
+    products = ["ternary_matmul_cm+low"] * 3
+    assert sorted(names) == ["code_panels", *products, *["ternary_panels"] * 3, "thin_matmul+3"]
     names = kernels_of(Fuse()(backward(40, 256, (128, 64, 64), 16)), UNITS)
     assert sorted(names) == sorted(
         [
             "thin_matmul+3",
             "thin_matmul+across+3",
             "row_halves+panels+3",
+            "ternary_panels_t+3",
             "ternary_matmul_t_cm+low+3",
             "thin_contract+6",
         ]
@@ -380,6 +382,10 @@ VARIANTS = [
     "row_halves+panels",
     "row_halves+panels+3",
     "code_panels",
+    "ternary_panels",
+    "ternary_panels+3",
+    "ternary_panels_t",
+    "ternary_panels_t+3",
     "ternary_halves",
     "ternary_halves+3",
     "halves_product_nv",

@@ -83,7 +83,7 @@ class Lowering:
         limits: of the device.
         calls: so far, in a valid order.
         row_powers: what `row_power` gave so far, by name of the value, for later nodes.
-        code_panels: the same of `code_panels`.
+        panels: the same of factors in panels, by the names of what is in them.
         views: values that are another value's bytes under another type.
         donors: values that are written over another value, by in-place aliases.
         inputs: names of the values that come from outside.
@@ -100,7 +100,7 @@ class Lowering:
         self.limits = limits
         self.calls: list[Call] = []
         self.row_powers: dict[str, Value] = {}
-        self.code_panels: dict[str, Value] = {}
+        self.panels: dict[str, Value] = {}
         self.views: dict[str, Value] = {}
         self.donors = donors
         self.inputs = inputs

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -103,32 +103,14 @@ def _ternary_tiles(
     operands = {"x": x, "w": w, "y": y, **extras.operands}
     kernel, share = _codes_way(lowering, x, w)
     if share is not None:
-        operands["panels"] = code_panels(lowering, x)
-        constants["HIGH"], constants["SIXTEENTHS"], _ = operands["panels"].type.shape
+        operands |= {"xs": panels.of_codes(lowering, x), "ws": panels.of_weights(lowering, (w,))}
+        constants["HIGH"], constants["SIXTEENTHS"], _ = operands["xs"].type.shape
+        constants["WIDE"], constants["STRIPS"], _ = operands["ws"].type.shape
         call_shared(lowering, f"{kernel}{extras.options}", share, constants, operands)
         return
     tile = tile_for(rows, columns, 1)
     groups = groups_for(tile.count(rows, columns), 1, lowering.limits)
     lowering.call(f"{kernel}{extras.options}", groups, {**constants, **tile.constants}, **operands)
-
-
-def code_panels(lowering: Lowering, x: Value) -> Value:
-    """The codes of x in panels, made once for each x."""
-    if x.name in lowering.code_panels:
-        return lowering.code_panels[x.name]
-    rows, inner = x.type.shape
-    high, sixteenths = math.ceil(rows / panels.ROWS) * panels.ROWS, inner // 16
-    made = lowering.scratch(tensor("u32", high, sixteenths, 4))
-    constants = {"ROWS": rows, "INNER": inner, "HIGH": high, "SIXTEENTHS": sixteenths}
-    lowering.call(
-        "code_panels",
-        groups_for(high // 32 * sixteenths // 8, 1, lowering.limits),
-        constants,
-        x=x,
-        y=made,
-    )
-    lowering.code_panels[x.name] = made
-    return made
 
 
 def _codes_way(lowering: Lowering, x: Value, w: Value) -> tuple[str, Share | None]:
@@ -380,27 +362,19 @@ def _row_power(constants: Mapping[str, int | float], operands: Mapping[str, Host
     assign(operands["y"], row_powers(dense(operands["x"])))
 
 
-def _code_panels(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
-    x, y = operands["x"], operands["y"]
-    assert isinstance(x, Quantized)
-    assert isinstance(y, np.ndarray)
-    codes = np.zeros((len(y), x.shape[1]), np.int8)
-    codes[: len(x.codes)] = x.codes
-    ordered = panels.in_order_of_weights(codes)
-    y[...] = panels.into_panels(ordered).view(np.uint32).reshape(y.shape)
-
-
 def _codes_product(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> Array:
     """What ternary_matmul_cm computes before anything is added."""
-    x = operands["x"]
+    x, w = operands["x"], operands["w"]
     assert isinstance(x, Quantized)
-    (codes,) = arrays(operands, "panels")
-    bytewise = codes.reshape(len(codes), -1).view(np.int8)
-    ordered = panels.from_panels(bytewise)[: len(x.codes)]
-    x = replace(x, codes=panels.in_order(ordered))
-    product = op_def("ternary_matmul").eval(x, operands["w"])
+    assert isinstance(w, Ternary)
+    xs, ws = arrays(operands, "xs", "ws")
+    codes = panels.codes_from(xs)[: len(x.codes)]
+    packed = panels.weights_from(ws)[: w.shape[0]].reshape(-1)
+    product = op_def("ternary_matmul").eval(
+        Quantized(codes, x.scale), Ternary(packed, w.scale, w.shape)
+    )
     assert isinstance(product, np.ndarray)
     return product
 
@@ -421,7 +395,7 @@ MEANINGS: dict[str, Meaning] = {
     "ternary_matmul_f32": _finished(_by_parts(_times_transposed)),
     "ternary_matmul_t": _finished(_by_parts(_times), across=True),
     "row_power": _row_power,
-    "code_panels": _code_panels,
+    **panels.MEANINGS,
     "ternary_matmul_cm": shared_meaning(_codes_product, finish_product),
     "matmul": _by_parts(_times),
     "matmul_f16": _by_parts(_times),

@@ -103,7 +103,7 @@ def _ternary_units_t(
     for number, term in enumerate(terms):
         if term.low is not None and term.weight is not None:
             operands |= {f"low{number}": term.low, f"b{number}": term.weight}
-    members = with_members("", len(terms))
+    members = with_members("", len(terms) if extras.low is not None else 1)
     sizes = rows, inner, columns
     ways = ["halves_product_nv"] * _takes_large_matrices(lowering, sizes)
     ways += ["ternary_matmul_t_cm"]
@@ -112,13 +112,11 @@ def _ternary_units_t(
         return
     share = share_for(rows, columns, inner // _DEPTH, lowering.limits)
     assert share is not None, "the caller has asked whether a tile fits"
-    high = math.ceil(rows / panels.ROWS) * panels.ROWS
+    high = panels.padded(rows)
     operands["h"], operands["top"] = _row_halves(lowering, terms, high, "row_halves+panels")
+    operands["ws"] = panels.of_weights_t(lowering, [term.w for term in terms])
     constants = {"ROWS": rows, "HIGH": high, "COLUMNS": columns, "INNER": inner}
-    constants |= extras.constants
-    for number, term in enumerate(terms):
-        constants[f"INNER{number}"] = term.x.type.shape[1]
-        operands[f"w{number}"] = term.w
+    constants |= {"GROUPS": columns // GROUP, **extras.constants}
     kernel = f"ternary_matmul_t_cm{extras.options}"
     call_shared(lowering, kernel, share, constants, operands, members)
 
@@ -204,10 +202,11 @@ def _halves_product(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> Array:
     """What ternary_matmul_t_cm computes before anything is added."""
-    h, top = arrays(operands, "h", "top")
+    h, top, ws, y = arrays(operands, "h", "top", "ws", "y")
     halves = panels.from_panels(h)[: len(top)].astype(np.float32)
-    weights = [w.dense(np.float32) for w in _weights_of(operands)]
-    product: Array = halves @ np.concatenate(weights) * top[:, None]
+    packed = panels.weights_from_t(ws).reshape(-1)
+    weights = Ternary(packed, 1, (h.shape[1], y.shape[1]))
+    product: Array = halves @ weights.dense(np.float32) * top[:, None]
     return product
 
 
