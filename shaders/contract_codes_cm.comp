@@ -81,7 +81,7 @@ void find_exponent() {
   exponent = clamp(workgroup_max(top) >> 23, 16, 253);
 }
 
-void fetch(uint set, uint row, uint column, uint k) {
+void fetch_a(uint set, uint row, uint k) {
   const float inverse = uintBitsToFloat((254 + LARGEST_LOG - exponent) << 23);
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
@@ -92,6 +92,9 @@ void fetch(uint set, uint row, uint column, uint k) {
       sets_a[set * LOADS_A + i] = dy4[(line * ROWS + at) / 4] * inverse / x_scale(line);
     }
   }
+}
+
+void fetch_b(uint set, uint column, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     const uint line = part() * INNER + k + item / QUADS_B;
@@ -108,20 +111,23 @@ uvec2 bytes_to_halves(int codes) {
                         bitfieldExtract(codes, 16, 8), bitfieldExtract(codes, 24, 8)));
 }
 
-void stage(uint half_at, uint set) {
+void stage_a(uint first, uint set) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(item, UNIT_K * QUADS_A)) {
-      const uint line = half_at + item / QUADS_A * PITCH_A;
+      const uint line = first + item / QUADS_A * PITCH_A;
       staged[line + item % QUADS_A] = to_halves(sets_a[set * LOADS_A + i]);
     }
   }
+}
+
+void stage_b(uint first, uint set) {
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(item, UNIT_K * QUADS_B)) {
-      const uint first = half_at + SIZE_A + item / QUADS_B * PITCH_B + item % QUADS_B * 4;
+      const uint line = first + item / QUADS_B * PITCH_B + item % QUADS_B * 4;
       [[unroll]] for (uint j = 0; j < 4; j++) {
-        staged[first + j] = bytes_to_halves(sets_b[set * LOADS_B + i][j]);
+        staged[line + j] = bytes_to_halves(sets_b[set * LOADS_B + i][j]);
       }
     }
   }

@@ -7,7 +7,7 @@
 // Reference: op linear_cross_entropy; cross_entropy_merge makes its results of these. WIDTH is a
 // multiple of 32.
 // Bindings:
-//   0 read  h       f16[TERMS,ROWS,WIDTH]
+//   0 read  h       f16[TERMS,HIGH,WIDTH]
 //   1 read  table   f16[COLUMNS,WIDTH]
 //   2 read  targets i32[PITCH]
 //   3 read  rows    u32[ROWS]
@@ -35,8 +35,9 @@ layout(constant_id = 8) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 9) const uint WORKGROUP = 256;
 layout(constant_id = 10) const uint TILES = 1;
 layout(constant_id = 11) const uint PITCH = 1;
+layout(constant_id = 12) const uint HIGH = 128;
 #ifdef KEPT
-layout(constant_id = 12) const uint PLACES = 1;
+layout(constant_id = 13) const uint PLACES = 1;
 #endif
 layout(local_size_x_id = 9) in;
 layout(binding = 0, std430) readonly buffer H8 { uvec4 h8[]; };

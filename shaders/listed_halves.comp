@@ -2,19 +2,21 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
 // listed_halves: the listed rows of h one after the other as sums of TERMS rows of f16, each divided by
-// the power of two that row_power gives of it: what the first term is short of h is in the second. One
-// workgroup a row.
+// the power of two that row_power gives of it: what the first term is short of h is in the second. Each
+// term is in panels (panels.glsl); what rows behind the listed ones have does not matter. One workgroup
+// a row.
 //
-// Reference: the operands of cross_entropy_cm and logits_grad_cm. WIDTH is a multiple of 4.
+// Reference: the operands of cross_entropy_cm and logits_grad_cm. WIDTH is a multiple of 8, HIGH of 128.
 // Bindings:
 //   0 read  h      f32[ROWS,WIDTH]
 //   1 read  rows   u32[ROWS]
 //   2 read  count  u32[1]
 //   3 write power  f32[ROWS]
-//   4 write halves f16[TERMS,ROWS,WIDTH]
+//   4 write halves f16[TERMS,HIGH,WIDTH]
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint WIDTH = 4;
 layout(constant_id = 2) const uint TERMS = 1;
+layout(constant_id = 3) const uint HIGH = 128;
 layout(local_size_x = 256) in;
 layout(binding = 0, std430) readonly buffer H4 { vec4 h4[]; };
 layout(binding = 1, std430) readonly buffer Rows { uint rows[]; };
@@ -23,6 +25,7 @@ layout(binding = 3, std430) writeonly buffer Power { float power[]; };
 layout(binding = 4, std430) writeonly buffer Halves { uvec2 halves[]; };
 #include "halves.glsl"
 #include "index.glsl"
+#include "panels.glsl"
 #include "power.glsl"
 #include "reduce.glsl"
 
@@ -54,7 +57,8 @@ void main() {
           part = uintBitsToFloat(floatBitsToUint(rest) & 0xFFFFE000);
         }
         rest -= part;
-        halves[(term * ROWS + place) * WIDTH4 + i] = to_halves(part);
+        const uint at = term * HIGH * (WIDTH / 8) + place_in_panels(place, i / 2, WIDTH / 8);
+        halves[2 * at + i % 2] = to_halves(part);
       }
     }
   }

@@ -7,7 +7,7 @@
 // Reference: op linear_cross_entropy_grad, before the product with the table. WIDTH is a multiple of
 // 32, COLUMNS of 4.
 // Bindings:
-//   0 read  h       f16[TERMS,ROWS,WIDTH]
+//   0 read  h       f16[TERMS,HIGH,WIDTH]
 //   1 read  table   f16[COLUMNS,WIDTH]
 //   2 read  targets i32[PITCH]
 //   3 read  rows    u32[ROWS]
@@ -28,6 +28,7 @@ layout(constant_id = 7) const uint WARP_N = 32;
 layout(constant_id = 8) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 9) const uint WORKGROUP = 256;
 layout(constant_id = 10) const uint PITCH = 1;
+layout(constant_id = 11) const uint HIGH = 128;
 layout(local_size_x_id = 9) in;
 layout(binding = 0, std430) readonly buffer H8 { uvec4 h8[]; };
 layout(binding = 1, std430) readonly buffer Table8 { uvec4 table8[]; };

@@ -2,13 +2,13 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 // rows_grad_cm: dh[rows[i]] += dz[i] table on matrix units, with dz as logits_grad_cm scales it; with
-// PARTED what rows_grad_f16 computes then, of dz as it is.
+// PARTED what rows_grad_f16 computes then, of dz as it is, which is in panels (panels.glsl).
 //
 // Reference: op linear_cross_entropy_grad, the last step for a part of the table. COLUMNS is a
 // multiple of 32, WIDTH of 8.
 // Bindings:
 #ifdef PARTED
-//   0 read   dz     f16[PLACES,COLUMNS]
+//   0 read   dz     f16[HIGH,COLUMNS]
 //   1 read   table  f16[COLUMNS,WIDTH]
 //   2 read   count  u32[2]
 //   3 write  y      f32[PARTS,PLACES,WIDTH]
@@ -36,6 +36,7 @@ layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 8) const uint WORKGROUP = 256;
 #ifdef PARTED
 layout(constant_id = 9) const uint PARTS = 1;
+layout(constant_id = 10) const uint HIGH = 128;
 #endif
 layout(local_size_x_id = 8) in;
 layout(binding = 0, std430) readonly buffer Dz8 { uvec4 dz8[]; };
@@ -70,6 +71,7 @@ const uint SIZE_B = UNIT_K * PITCH_B;
 #define LAYOUT_B gl_CooperativeMatrixLayoutRowMajor
 #include "units.glsl"
 #include "index.glsl"
+#include "panels.glsl"
 
 const uint TILES_N = (WIDTH + TILE_N - 1) / TILE_N;
 const uint PARTS_A = UNIT_K / 8;  // of a row, eight items each
@@ -80,37 +82,51 @@ const uint LOADS_B = (UNIT_K * PARTS_B + WORKGROUP - 1) / WORKGROUP;
 uvec4 sets_a[2 * LOADS_A];
 uvec4 sets_b[2 * LOADS_B];
 
-void fetch(uint set, uint row, uint column, uint k) {
+void fetch_a(uint set, uint row, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const uint line = item / PARTS_A;
-    sets_a[set * LOADS_A + i] = uvec4(0);
-    if (IS_ITEM(item, TILE_M * PARTS_A) && row + line < ROWS) {
-      sets_a[set * LOADS_A + i] = dz8[((row + line) * COLUMNS + k) / 8 + item % PARTS_A];
-    }
-  }
-  [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
-    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const uint line = item / PARTS_B;
-    const uint at = column + item % PARTS_B * 8;
-    sets_b[set * LOADS_B + i] = uvec4(0);
-    if (IS_ITEM(item, UNIT_K * PARTS_B) && at < WIDTH) {
-      sets_b[set * LOADS_B + i] = table8[((k + line) * WIDTH + at) / 8];
+    if (IS_ITEM(item, TILE_M * PARTS_A)) {
+#ifdef PARTED
+      const uint eighth = k / 8 + item / TILE_M;
+      const uint at = place_in_panels(row + item % TILE_M, eighth, COLUMNS / 8);
+#else
+      const uint at = (min(row + item / PARTS_A, ROWS - 1) * COLUMNS + k) / 8 + item % PARTS_A;
+#endif
+      sets_a[set * LOADS_A + i] = dz8[at];
     }
   }
 }
 
-void stage(uint half_at, uint set) {
+void fetch_b(uint set, uint column, uint k) {
+  [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    const uint line = item / PARTS_B;
+    const uint at = column + item % PARTS_B * 8;
+    if (IS_ITEM(item, UNIT_K * PARTS_B)) {
+      sets_b[set * LOADS_B + i] = table8[((k + line) * WIDTH + min(at, WIDTH - 8)) / 8];
+    }
+  }
+}
+
+void stage_a(uint first, uint set) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(item, TILE_M * PARTS_A)) {
-      staged[half_at + item / PARTS_A * PITCH_A + item % PARTS_A] = sets_a[set * LOADS_A + i];
+#ifdef PARTED
+      const uint at = item % TILE_M * PITCH_A + item / TILE_M;
+#else
+      const uint at = item / PARTS_A * PITCH_A + item % PARTS_A;
+#endif
+      staged[first + at] = sets_a[set * LOADS_A + i];
     }
   }
+}
+
+void stage_b(uint first, uint set) {
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(item, UNIT_K * PARTS_B)) {
-      const uint line = half_at + SIZE_A + item / PARTS_B * PITCH_B;
+      const uint line = first + item / PARTS_B * PITCH_B;
       staged[line + item % PARTS_B] = sets_b[set * LOADS_B + i];
     }
   }

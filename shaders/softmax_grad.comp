@@ -3,8 +3,9 @@
 #extension GL_EXT_control_flow_attributes : require
 // softmax_grad: of PLACES listed rows from the place count[1] on, whose logits z and results tile by tile
 // cross_entropy+kept gives: nll = lse - z[target], and in the place of z its gradient
-// spread exp(z - lse) - peak onehot(target); with HALVES as f16 in dz, divided as logits_grad_cm does.
-// SLICES workgroups a row.
+// spread exp(z - lse) - peak onehot(target); with HALVES as f16 in dz, divided as logits_grad_cm does, and
+// in panels (panels.glsl), of whose rows those that have no logits do not matter. SLICES workgroups for
+// TOGETHER rows.
 //
 // Reference: ops linear_cross_entropy and linear_cross_entropy_grad, between their products.
 // Bindings:
@@ -17,7 +18,7 @@
 //   6 update nll     f32[ROWS]
 #ifdef HALVES
 //   7 read   z       f32[PLACES,COLUMNS]
-//   8 write  dz      f16[PLACES,COLUMNS]
+//   8 write  dz      f16[HIGH,COLUMNS]
 #else
 //   7 update z       f32[PLACES,COLUMNS]
 #endif
@@ -27,6 +28,10 @@ layout(constant_id = 2) const uint COLUMNS = 4;
 layout(constant_id = 3) const uint TILES = 1;
 layout(constant_id = 4) const uint PITCH = 1;
 layout(constant_id = 5) const uint SLICES = 1;
+layout(constant_id = 6) const uint TOGETHER = 1;
+#ifdef HALVES
+layout(constant_id = 7) const uint HIGH = 128;
+#endif
 const uint THREADS = 256;
 layout(local_size_x = 256) in;
 layout(binding = 0, std430) readonly buffer Targets { int targets[]; };
@@ -44,60 +49,78 @@ MATRIX_F32(z, 7, PLACES, COLUMNS)
 layout(binding = 8, std430) writeonly buffer Dz4 { uvec2 dz4[]; };
 #include "halves.glsl"
 #include "gradient_scale.glsl"
+#include "panels.glsl"
 #else
 RESULT_F32(dz, 7, COLUMNS, 0, COLUMNS)
 #endif
 
 shared vec3 found[THREADS];
 
+const uint LANES = THREADS / TOGETHER;  // threads that have a row
+const uint STEP = 4 * LANES * SLICES;   // columns from one quad of a thread to its next
+const uint AHEAD = 4;                   // quads that are asked for before one is used
+
+uint lane() {
+  return gl_LocalInvocationIndex / TOGETHER;
+}
+
 // The largest logit of a row, the sum of exp(z - largest), and z[target]; all threads call it together.
 vec3 merge_tiles(uint place) {
   const uint thread = gl_LocalInvocationIndex;
   vec3 all = NOTHING;
-  for (uint tile = thread; tile < TILES; tile += THREADS) {
-    const uint i = tile * 3 * PLACES + place;
+  for (uint tile = lane(); tile < TILES; tile += LANES) {
+    const uint i = tile * 3 * PLACES + min(place, PLACES - 1);
     all = merge(all, vec3(partial[i], partial[i + PLACES], partial[i + 2 * PLACES]));
   }
   found[thread] = all;
   barrier();
-  for (uint reach = THREADS / 2; reach > 0; reach /= 2) {
+  for (uint reach = THREADS / 2; reach >= TOGETHER; reach /= 2) {
     if (thread < reach) {
       found[thread] = merge(found[thread], found[thread + reach]);
     }
     barrier();
   }
-  return found[0];
+  return found[thread % TOGETHER];
 }
 
 void store(uint place, uint column, uint row, vec4 gradient) {
 #ifdef HALVES
   const vec4 scaled = gradient * (LARGEST / gradient_scale(row));
-  dz4[(place * COLUMNS + column) / 4] = to_halves(scaled);
+  dz4[2 * place_in_panels(place, column / 8, COLUMNS / 8) + column / 4 % 2] = to_halves(scaled);
 #else
   store_dz(place, column, gradient);
 #endif
 }
 
 void main() {
-  const uint place = group() / SLICES, slice = group() % SLICES;
+  const uint place = group() / SLICES * TOGETHER + gl_LocalInvocationIndex % TOGETHER;
+  const uint slice = group() % SLICES;
+  const vec3 whole = merge_tiles(place);
   if (place >= PLACES || count[1] + place >= count[0]) {
     return;
   }
   const uint row = rows[count[1] + place];
-  const vec3 whole = merge_tiles(place);
   const float lse = whole.x + log(whole.y);
-  if (slice == 0 && gl_LocalInvocationIndex == 0) {
+  if (slice == 0 && lane() == 0) {
     nll[row] = lse - whole.z;
   }
-  const uint step = 4 * THREADS * SLICES;
-  for (uint i = 4 * (slice * THREADS + gl_LocalInvocationIndex); i < COLUMNS; i += step) {
-    vec4 gradient = spread[row] * exp(load_z(place, i) - lse);
-    const int target = targets[row] - int(i);
-    [[unroll]] for (uint j = 0; j < 4; j++) {
-      if (target == int(j)) {
-        gradient[j] -= peak[row];
+  for (uint column = 4 * (slice * LANES + lane()); column < COLUMNS; column += AHEAD * STEP) {
+    vec4 quads[AHEAD];
+    [[unroll]] for (uint k = 0; k < AHEAD; k++) {
+      quads[k] = load_z(place, column + k * STEP);
+    }
+    [[unroll]] for (uint k = 0; k < AHEAD; k++) {
+      const uint at = column + k * STEP;
+      vec4 gradient = spread[row] * exp(quads[k] - lse);
+      const int target = targets[row] - int(at);
+      [[unroll]] for (uint j = 0; j < 4; j++) {
+        if (target == int(j)) {
+          gradient[j] -= peak[row];
+        }
+      }
+      if (at < COLUMNS) {
+        store(place, at, row, gradient);
       }
     }
-    store(place, i, row, gradient);
   }
 }

@@ -128,7 +128,7 @@ uvec4 sets_b[LOADS_B];
 
 // Two sets have half of each group of 128: 16 bytes of codes with, at shift 6 - 2 q (ternary.glsl), the
 // weights 32 q + 16 h and on of half h; set 0 those of q = 0 and 1. Activations come in this order.
-void fetch(uint set, uint row, uint column, uint k) {
+void fetch_a(uint set, uint row, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(item, TILE_M * PARTS_A)) {
@@ -136,6 +136,9 @@ void fetch(uint set, uint row, uint column, uint k) {
       sets_a[set * LOADS_A + i] = a16[place_in_panels(row + item % TILE_M, sixteenth, INNER / 16)];
     }
   }
+}
+
+void fetch_b(uint set, uint column, uint k) {
   if (set == 1) {  // what both sets have of the step before is staged
     [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
       const uint line = gl_LocalInvocationIndex + i * WORKGROUP;
@@ -151,19 +154,22 @@ uvec4 signed_bytes(uvec4 codes) {
   return ((codes & 0x03030303) | 0x80808080) - 0x01010101 ^ 0x80808080;
 }
 
-void stage(uint half_at, uint set) {
+void stage_a(uint first, uint set) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(item, TILE_M * PARTS_A)) {
-      staged[half_at + item % TILE_M * PITCH_A + item / TILE_M] = sets_a[set * LOADS_A + i];
+      staged[first + item % TILE_M * PITCH_A + item / TILE_M] = sets_a[set * LOADS_A + i];
     }
   }
+}
+
+void stage_b(uint first, uint set) {
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint line = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(line, TILE_N)) {
-      const uint first = half_at + SIZE_A + line * PITCH_B;
-      staged[first] = signed_bytes(sets_b[i] >> (6 - 4 * set));
-      staged[first + 1] = signed_bytes(sets_b[i] >> (4 - 4 * set));
+      const uint at = first + line * PITCH_B;
+      staged[at] = signed_bytes(sets_b[i] >> (6 - 4 * set));
+      staged[at + 1] = signed_bytes(sets_b[i] >> (4 - 4 * set));
     }
   }
 }

@@ -103,7 +103,7 @@ DEFINE_ADD_LOW(add_low@, load_low@, load_b@)
 #pragma end
 #endif
 
-void fetch(uint set, uint row, uint column, uint k) {
+void fetch_a(uint set, uint row, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(item, TILE_M * PARTS_A)) {
@@ -111,6 +111,9 @@ void fetch(uint set, uint row, uint column, uint k) {
       sets_a[set * LOADS_A + i] = h[place_in_panels(row + item % TILE_M, eighth, INNER / 8)];
     }
   }
+}
+
+void fetch_b(uint set, uint column, uint k) {
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(item, UNIT_K * WORDS)) {
@@ -136,17 +139,20 @@ uvec2 quick_halves(uint codes) {
   return uvec2(packFloat2x16(even), packFloat2x16(odd));
 }
 
-void stage(uint half_at, uint set) {
+void stage_a(uint first, uint set) {
   [[unroll]] for (uint i = 0; i < LOADS_A; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(item, TILE_M * PARTS_A)) {
-      staged[half_at + item % TILE_M * PITCH_A + item / TILE_M] = sets_a[set * LOADS_A + i];
+      staged[first + item % TILE_M * PITCH_A + item / TILE_M] = sets_a[set * LOADS_A + i];
     }
   }
+}
+
+void stage_b(uint first, uint set) {
   [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     const uint word = item % WORDS;
-    const uint line = half_at + SIZE_A + item / WORDS * PITCH_B + word / 8 * 16 + word % 8;
+    const uint line = first + item / WORDS * PITCH_B + word / 8 * 16 + word % 8;
     if (IS_ITEM(item, UNIT_K * WORDS)) {
       const uint codes = sets_b[set * LOADS_B + i];
       staged[line] = uvec4(quick_halves(codes >> 6), quick_halves(codes >> 4));

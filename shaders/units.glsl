@@ -3,24 +3,26 @@
 // A workgroup has TILE_M x TILE_N sums, each subgroup WARP_M x WARP_N of them in registers. UNIT_K values
 // of k at a time go through one of two halves of shared memory: while they are multiplied, the next are
 // written to the other half, and those behind them are on their way to one of two sets of registers. So
-// a barrier each is enough, and what is read has the time of two products to arrive. Two halves of short
-// steps take no more room than one of a long step, and two workgroups run at a time.
+// one barrier for each is enough, and what is read has the time of two products to arrive. Two halves of
+// short steps take no more room than one of a long step, and two workgroups run at a time.
 //
-// Reading and writing shared memory and the first cache are one bottleneck, so operands should lie such
-// that eight threads side by side read 128 bytes side by side (panels.glsl), and write to eight lines of
-// shared memory, whose pitch is an odd number of 16 bytes.
+// The ways to shared memory and to the first cache are one, and it binds. So operands should lie such that
+// eight threads side by side read 128 bytes side by side (panels.glsl), and write to eight lines of shared
+// memory, whose pitch is an odd number of 16 bytes. Nor should what is read depend on a condition.
 //
 // The includer has the constants INNER, a multiple of DEPTH, TILE_M, TILE_N, WARP_M, WARP_N,
 // SUBGROUP_SIZE and WORKGROUP, and defines
 //   FACTOR, SUM           types of what is multiplied and added
 //   UNIT_K                values of k of one product of two matrices
 //   STAGED, STAGED_BYTES  the vector of uint that shared memory is made of, and its size
-//   TERMS                 how many matrices a there are, below each other, each to be multiplied by b
+//   TERMS                 1, or 2 if a is the sum of two matrices: each half then has one of them, for
+//                         the same k, and both are multiplied by the same b
 //   SIZE_A, PITCH_A, LAYOUT_A, PLACE_A(row)  vectors of a in a half, from one of its lines to the next,
 //                         whether lines are rows or columns, and where a row begins
 //   SIZE_B, PITCH_B, LAYOUT_B, PLACE_B(column)  the same of b
-//   fetch(set, row, column, k)  reads UNIT_K items from k on into set 0 or 1 of registers
-//   stage(half_at, set)   writes a set to `staged`: a from half_at on, b from half_at + SIZE_A on
+//   fetch_a(set, row, k)  reads UNIT_K values of k of the tile's rows into set 0 or 1 of registers
+//   fetch_b(set, column, k)  the same of its columns
+//   stage_a(first, set), stage_b(first, set)  write a set to `staged`, from there on
 //   quad_at(place)        16 bytes of `staged` from there on
 //   store_quad(row, column, bits)  takes the bits of four sums of a row; or, with OWN_SQUARES defined,
 //   store_square(row, apart, column, bits)  takes those of the rows row, row + apart, ... together
@@ -47,13 +49,15 @@ const uint STRIP = 32;        // columns whose sums are stored together
 const uint PITCH_SUMS = (STRIP + 4) * 4 / STAGED_BYTES;
 
 const uint SIZE_SUMS = WORKGROUP / SUBGROUP_SIZE * UNIT * PITCH_SUMS;
-const uint SIZE_HALF = SIZE_A + SIZE_B;
-const uint DEPTH = 2 * UNIT_K;  // values of k of both halves
+const uint SIZE_HALVES = 2 * (SIZE_A + SIZE_B);
+const uint DEPTH = 2 * UNIT_K / TERMS;  // values of k of both halves
 
-shared STAGED staged[2 * SIZE_HALF > SIZE_SUMS ? 2 * SIZE_HALF : SIZE_SUMS];
+shared STAGED staged[SIZE_HALVES > SIZE_SUMS ? SIZE_HALVES : SIZE_SUMS];
 
-void fetch(uint set, uint row, uint column, uint k);
-void stage(uint half_at, uint set);
+void fetch_a(uint set, uint row, uint k);
+void fetch_b(uint set, uint column, uint k);
+void stage_a(uint first, uint set);
+void stage_b(uint first, uint set);
 uvec4 quad_at(uint place);
 #ifdef OWN_SQUARES
 void store_square(uint row, uint apart, uint column, uvec4 bits[4]);
@@ -72,6 +76,19 @@ bool keeps_sums();
 void keep_square(uint row, uint apart, uint column, uvec4 bits[4]);
 #endif
 
+// Where half u of a and half v of b are, and which values of a step half u has.
+uint half_of_a(uint u) {
+  return u * SIZE_A;
+}
+
+uint half_of_b(uint v) {
+  return 2 * SIZE_A + v * SIZE_B;
+}
+
+uint own_k(uint u) {
+  return TERMS == 1 ? u * UNIT_K : 0;
+}
+
 // The products of k from `begin` to `end`, multiples of DEPTH, for the tile from `row` and `column` on.
 // All in one function, so that the sums are local to it and stay in registers.
 void multiply_tile(uint row, uint column, uint begin, uint end) {
@@ -82,33 +99,48 @@ void multiply_tile(uint row, uint column, uint begin, uint end) {
     sums[i] = coopmat<SUM, gl_ScopeSubgroup, UNIT, UNIT, gl_MatrixUseAccumulator>(0);
   }
   // Past the end the last items are read again; they are not multiplied.
-  fetch(0, row, column, begin);
-  fetch(1, row, column, begin + UNIT_K);
-  stage(0, 0);
-  fetch(0, row, column, min(begin + DEPTH, end - UNIT_K));
+  const uint last = end - UNIT_K;
+  fetch_a(0, row, begin);
+  fetch_b(0, column, begin);
+  fetch_a(1, row, begin + own_k(1));
+  stage_a(half_of_a(0), 0);
+  fetch_a(0, row, min(begin + DEPTH, last));
+  if (TERMS == 1) {
+    fetch_b(1, column, begin + own_k(1));
+  }
+  stage_b(half_of_b(0), 0);
+  fetch_b(0, column, min(begin + DEPTH, last));
   barrier();
+  uint turn = 0;  // of the halves of b, if both terms have the same
   for (uint step = begin; step < end; step += DEPTH) {
     [[unroll]] for (uint u = 0; u < 2; u++) {
-      const uint half_at = u * SIZE_HALF;
-      coopmat<FACTOR, gl_ScopeSubgroup, UNIT, UNIT_K, gl_MatrixUseA> a[TERMS * UNITS_M];
-      [[unroll]] for (uint t = 0; t < TERMS; t++) {
-        [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
-          const uint first = half_at + PLACE_A(t * TILE_M + warp_m + m * UNIT);
-          coopMatLoad(a[t * UNITS_M + m], staged, first, PITCH_A, LAYOUT_A);
-        }
+      coopmat<FACTOR, gl_ScopeSubgroup, UNIT, UNIT_K, gl_MatrixUseA> a[UNITS_M];
+      [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
+        const uint first = half_of_a(u) + PLACE_A(warp_m + m * UNIT);
+        coopMatLoad(a[m], staged, first, PITCH_A, LAYOUT_A);
       }
       [[unroll]] for (uint n = 0; n < UNITS_N; n++) {
         coopmat<FACTOR, gl_ScopeSubgroup, UNIT_K, UNIT, gl_MatrixUseB> b;
-        const uint first = half_at + SIZE_A + PLACE_B(warp_n + n * UNIT);
+        const uint first = half_of_b(TERMS == 1 ? u : turn) + PLACE_B(warp_n + n * UNIT);
         coopMatLoad(b, staged, first, PITCH_B, LAYOUT_B);
         [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
-          [[unroll]] for (uint t = 0; t < TERMS; t++) {
-            sums[m * UNITS_N + n] = coopMatMulAdd(a[t * UNITS_M + m], b, sums[m * UNITS_N + n]);
-          }
+          sums[m * UNITS_N + n] = coopMatMulAdd(a[m], b, sums[m * UNITS_N + n]);
         }
       }
-      stage(SIZE_HALF - half_at, 1 - u);
-      fetch(1 - u, row, column, min(step + DEPTH + (1 + u) * UNIT_K, end - UNIT_K));
+      const uint next = min(step + (1 + u) * DEPTH + own_k(1 - u), last);
+      stage_a(half_of_a(1 - u), 1 - u);
+      if (TERMS == 1) {
+        stage_b(half_of_b(1 - u), 1 - u);
+        fetch_a(1 - u, row, next);
+        fetch_b(1 - u, column, next);
+      } else if (u == 1) {
+        stage_b(half_of_b(1 - turn), 0);
+        fetch_a(0, row, next);
+        fetch_b(0, column, next);
+        turn = 1 - turn;
+      } else {
+        fetch_a(1, row, next);
+      }
       barrier();
     }
   }

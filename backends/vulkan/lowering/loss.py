@@ -14,6 +14,7 @@ from ....graph.tensors import Array, HostValue
 from ....graph.types import DType, tensor
 from ....passes.fuse.patterns import LOSS_GRADIENTS
 from ..limits import Limits
+from . import panels
 from .calls import Lowering, Meaning, Part, Rule, fused_rule, groups_for, row_ranges, rows_of
 from .linear import part_of_inner, tiled_product
 from .meanings import arrays, row_powers
@@ -40,22 +41,19 @@ PLAIN_TILES = plain_tile(128, 128, 2, 2), plain_tile(64, 128, 1, 2), plain_tile(
 MOST_TERMS = 2
 
 
-def unit_tiles(terms: int) -> tuple[Tile, ...]:
-    """Tiles for rows of so many terms: two leave no registers for wide parts of a subgroup."""
-    width = 64 if terms == 1 else 32
-    return units_tile(128, 128, 64, width), units_tile(64, 128, 32, width)
+UNIT_TILES = units_tile(128, 128, 64, 64), units_tile(64, 128, 32, 64)
 
 
 def shared_memory(tile: Tile, terms: int) -> int:
     """Bytes that the kernels declare at most, those for matrix units if there are terms."""
     if terms:
-        return 96 * (terms * tile.rows + tile.columns) + 40 * tile.rows
+        return 96 * (tile.rows + tile.columns) + 40 * tile.rows
     return 64 * (tile.rows + tile.columns + 8) + 8 * tile.rows
 
 
 def logits_tile(limits: Limits, rows: int, columns: int, terms: int) -> Tile:
     """The largest tile that fits the device and leaves many workgroups something to do."""
-    tiles = unit_tiles(terms) if terms else PLAIN_TILES
+    tiles = UNIT_TILES if terms else PLAIN_TILES
     for tile in tiles:
         busy = tile.count(rows, columns) >= _WORKGROUPS_WANTED and tile.rows <= rows
         if busy and shared_memory(tile, terms) <= limits.shared_memory:
@@ -67,7 +65,7 @@ def tile_of_parts(
     limits: Limits, rows: int, inner: int, columns: int, terms: int
 ) -> tuple[Tile, int]:
     """The largest tile that fits, and how many parts of the inner axis keep the device busy."""
-    tiles = unit_tiles(1) if terms else PLAIN_TILES
+    tiles = UNIT_TILES if terms else PLAIN_TILES
     fitting = (t for t in tiles if shared_memory(t, min(terms, 1)) <= limits.shared_memory)
     tile = next((tile for tile in fitting if tile.rows <= rows), tiles[-1])
     wanted = _PARTED_WANTED * limits.cores or 2 * _WORKGROUPS_WANTED
@@ -78,7 +76,7 @@ def tile_of_parts(
 def fits_units(limits: Limits, h: Value, table: Value) -> bool:
     """Whether the kernels for matrix units can be used."""
     able = "cooperative_matrix_f16" in limits.features and limits.subgroup == 32
-    needed = max(shared_memory(tile, MOST_TERMS) for tile in unit_tiles(MOST_TERMS))
+    needed = max(shared_memory(tile, MOST_TERMS) for tile in UNIT_TILES)
     whole = h.type.shape[1] % 32 == 0 and table.type.shape[0] % 32 == 0
     return able and needed <= limits.shared_memory and whole and table.type.dtype is DType.F16
 
@@ -194,12 +192,13 @@ def listed_factors(
     if not terms:
         return {"h": h}, {}
     rows, width = h.type.shape
-    halves = lowering.scratch(tensor("f16", terms, rows, width))
+    high = panels.padded(rows)
+    halves = lowering.scratch(tensor("f16", terms, high, width))
     power = lowering.scratch(tensor("f32", rows))
-    constants = {"ROWS": rows, "WIDTH": width, "TERMS": terms}
+    constants = {"ROWS": rows, "WIDTH": width, "TERMS": terms, "HIGH": high}
     groups = groups_for(rows, 1, lowering.limits)
     lowering.call("listed_halves", groups, constants, h=h, **listed, power=power, halves=halves)
-    return {"h": halves, "power": power}, {"TERMS": terms}
+    return {"h": halves, "power": power}, {"TERMS": terms, "HIGH": high}
 
 
 def _labelled_rows(
@@ -315,6 +314,7 @@ def _parted_meaning(
     constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
 ) -> None:
     dz, table, y = arrays(operands, "dz", "table", "y")
+    dz = panels.from_panels(dz) if dz.dtype == np.float16 else dz
     listed = places_of(operands, constants)
     count = listed.stop - listed.start
     unit = _UNIT_DEPTH if dz.dtype == np.float16 else TILE_K
@@ -352,7 +352,8 @@ def _logits(
     h, table, targets = arrays(operands, "h", "table", "targets")
     if "power" in operands:
         (power,) = arrays(operands, "power")
-        halves = h[:, places_of(operands, constants)].astype(np.float32)
+        terms = np.stack([panels.from_panels(term) for term in h])
+        halves = terms[:, places_of(operands, constants)].astype(np.float32)
         listed = halves.sum(axis=0) * power[rows, None]
     else:
         listed = h[rows]
@@ -367,8 +368,10 @@ def _listed_halves_meaning(
     power[rows] = row_powers(h[rows])
     rest = h[rows] / power[rows, None]
     for term in halves:
-        term[: rows.size] = rest
-        rest = rest - term[: rows.size].astype(np.float32)
+        whole = np.zeros_like(term)
+        whole[: rows.size] = rest
+        term[...] = panels.into_panels(whole)
+        rest = rest - whole[: rows.size].astype(np.float32)
 
 
 def listed_rows(

@@ -16,6 +16,7 @@ from ....graph.tensors import HostValue
 from ....graph.types import tensor
 from ....passes.fuse.patterns import LOSS_AND_GRADIENT
 from ..limits import Limits
+from . import panels
 from .calls import Lowering, Meaning, Part, Rule, fused_rule, groups_for
 from .loss import (
     MOST_TERMS,
@@ -34,8 +35,10 @@ from .meanings import arrays
 
 _KEPT = 128 << 20
 """Bytes of logits that are kept at a time."""
-_SLICES = 4
-"""Workgroups for a row of logits."""
+_TOGETHER, _SLICES = 8, 8
+"""Rows that a workgroup of softmax_grad has for matrix units, and workgroups that share them."""
+_SLICES_OF_ONE = 4
+"""Workgroups for a row without."""
 
 
 @dataclass(frozen=True)
@@ -151,12 +154,18 @@ def _softmax_grad(
 ) -> Value:
     """The gradient of a chunk's logits, in their place without matrix units."""
     tiles, pitch = partial.type.shape[0], rows.targets.type.shape[1]
-    dz = {"dz": lowering.scratch(tensor("f16", *z.type.shape))} if terms else {}
-    constants = {"ROWS": nll.type.size, "PLACES": rows.places, "COLUMNS": z.type.shape[1]}
+    columns, high = z.type.shape[1], panels.padded(rows.places)
+    constants = {"ROWS": nll.type.size, "PLACES": rows.places, "COLUMNS": columns}
+    constants |= {"TILES": tiles, "PITCH": pitch, "SLICES": _SLICES_OF_ONE, "TOGETHER": 1}
+    dz = {}
+    if terms:
+        dz["dz"] = lowering.scratch(tensor("f16", high, columns))
+        constants |= {"SLICES": _SLICES, "TOGETHER": _TOGETHER, "HIGH": high}
+    groups = math.ceil(rows.places / constants["TOGETHER"]) * constants["SLICES"]
     lowering.call(
         f"softmax_grad{'+halves' * bool(terms)}",
-        groups_for(rows.places * _SLICES, 1, lowering.limits),
-        {**constants, "TILES": tiles, "PITCH": pitch, "SLICES": _SLICES},
+        groups_for(groups, 1, lowering.limits),
+        constants,
         targets=rows.targets,
         rows=rows.rows,
         count=rows.count(chunk),
@@ -181,14 +190,15 @@ def _rows_grad(
     terms: int,
 ) -> None:
     """Put dz table into a chunk's rows of dh, in two stages."""
-    (places, columns), width, limits = dz.type.shape, table.type.shape[1], lowering.limits
+    (high, columns), width, limits = dz.type.shape, table.type.shape[1], lowering.limits
+    places = rows.places
     tile, parts = tile_of_parts(limits, places, columns, width, terms)
     y = lowering.scratch(tensor("f32", parts, places, width))
     sizes = {"PLACES": places, "WIDTH": width, "PARTS": parts}
     lowering.call(
         f"{loss_kernel('rows_grad', table, bool(terms))}+parted",
         groups_for(tile.count(places, width) * parts, 1, limits),
-        {**sizes, "COLUMNS": columns, **tile.constants},
+        {**sizes, "COLUMNS": columns, **tile.constants, **({"HIGH": high} if terms else {})},
         dz=dz,
         table=table,
         count=rows.count(chunk),
@@ -222,7 +232,9 @@ def _softmax_grad_meaning(
         z[: rows.size] = gradient
         return
     (dz,) = arrays(operands, "dz")
-    dz[: rows.size] = gradient / gradient_scale(operands, constants)
+    halves = np.zeros_like(dz)
+    halves[: rows.size] = gradient / gradient_scale(operands, constants)
+    dz[...] = panels.into_panels(halves)
 
 
 def _listed_sums_meaning(
