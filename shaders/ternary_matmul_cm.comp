@@ -2,26 +2,32 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_int8 : require
 #extension GL_KHR_shader_subgroup_shuffle : require
-// ternary_matmul_cm: y = x w^T of int8 activations and ternary weights on matrix units, exact; with
-// ROTATED each head of TILE_N columns is then rotated by the angles of its row, as by op rope.
+// ternary_matmul_cm: y = x w^T of int8 activations and each of some ternary w, on matrix units, exact;
+// with ROTATED each head of TILE_N columns of those y that have TURNS is then rotated by the angles of
+// its row, as by op rope. ADDED is for one w.
+//
+// The columns of all y are counted as if these lay side by side. Each tile belongs to one of them.
 //
 // With SHARED and REST it is two kernels (share.glsl).
 //
-// Reference: op ternary_matmul. INNER is a multiple of 128, COLUMNS of 4.
+// Reference: op ternary_matmul. INNER is a multiple of 128, COLUMNS of 4, and of TILE_N if there are
+// several w.
 // Bindings:
 //   0 read  x q8[ROWS,INNER]
-//   1 read  w t2[COLUMNS,INNER]
+#pragma each
+//   n read  w@ t2[COLUMNS@,INNER]
 #ifdef ADDED
-//   2 write y f32[ROWS,COLUMNS] over added
+//   n write y@ f32[ROWS,COLUMNS@] over added
 #else
-//   2 write y f32[ROWS,COLUMNS]
+//   n write y@ f32[ROWS,COLUMNS@]
 #endif
 #ifdef LOW
-//   n read  low f32[ROWS,RANK]
-//   n read  b   f32[COLUMNS,RANK]
+//   n read  low@ f32[ROWS,RANK]
+//   n read  b@   f32[COLUMNS@,RANK]
 #endif
+#pragma end
 #ifdef ADDED
-//   n read  added f32[ROWS,COLUMNS]
+//   n read  added f32[ROWS,COLUMNS0]
 #endif
 #ifdef ROTATED
 //   n read  table f32[ROWS,TILE_N]
@@ -41,6 +47,12 @@ layout(constant_id = 5) const uint WARP_M = 64;
 layout(constant_id = 6) const uint WARP_N = 32;
 layout(constant_id = 7) const uint SUBGROUP_SIZE = 32;
 layout(constant_id = 8) const uint WORKGROUP = 256;
+#pragma each
+layout(constant_id = n) const uint COLUMNS@ = 4;
+#ifdef ROTATED
+layout(constant_id = n) const bool TURNS@ = true;
+#endif
+#pragma end
 #ifdef LOW
 layout(constant_id = n) const uint RANK = 1;
 #endif
@@ -57,9 +69,6 @@ layout(constant_id = n) const uint UNITS = 1;
 layout(local_size_x_id = 8) in;
 layout(binding = 0, std430) readonly buffer X { int x[]; };
 layout(binding = 0, std430) readonly buffer X4 { uvec4 x4[]; };
-layout(binding = 1, std430) readonly buffer W { uint w[]; };
-layout(binding = 1, std430) readonly buffer W4 { uvec4 w4[]; };
-layout(binding = 2, std430) writeonly buffer Y4 { vec4 y4[]; };
 #include "epilogue.glsl"
 
 const uint DEPTH = 64;
@@ -116,6 +125,54 @@ vec4 rotated(vec4 quad, uint row, uint column) {
 uvec4 next_a[LOADS_A];
 uvec4 next_b[LOADS_B];
 
+#pragma each
+layout(binding = AT_w@, std430) readonly buffer W@ { uint w@[]; };
+layout(binding = AT_w@, std430) readonly buffer W@_quads { uvec4 w@_of4[]; };
+layout(binding = AT_y@, std430) writeonly buffer Y@_quads { vec4 y@_of4[]; };
+
+void fetch_b@(uint column, uint k) {
+  [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
+    const uint line = gl_LocalInvocationIndex + i * WORKGROUP;
+    next_b[i] = uvec4(0);
+    if (line < TILE_N && column + line < COLUMNS@) {
+      next_b[i] = w@_of4[(column + column_at(line)) * (INNER / 64) + k / 64];
+    }
+  }
+}
+
+#ifdef LOW
+MATRIX_F32(low@, AT_low@, ROWS, RANK)
+MATRIX_F32(b@, AT_b@, COLUMNS@, RANK)
+DEFINE_ADD_LOW(add_low@, load_low@, load_b@)
+#endif
+
+void store_square@(uint row, uint apart, uint column, uvec4 bits[4]) {
+  const float w_scale = uintBitsToFloat(w@[COLUMNS@ * (INNER / 16)]);
+  vec4 square[4];
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    const uint line = min(row + i * apart, ROWS - 1);
+    const float x_scale = intBitsToFloat(x[ROWS * (INNER / 4) + line]);
+    square[i] = vec4(ivec4(bits[i])) / x_scale * w_scale;
+  }
+#ifdef LOW
+  add_low@(square, row, apart, column);
+#endif
+  finish(square, row, apart, column);
+#ifdef ROTATED
+  if (TURNS@) {
+    [[unroll]] for (uint i = 0; i < 4; i++) {
+      square[i] = rotated(square[i], row + i * apart, column);
+    }
+  }
+#endif
+  [[unroll]] for (uint i = 0; i < 4; i++) {
+    if (row + i * apart < ROWS && column < COLUMNS@) {
+      y@_of4[((row + i * apart) * COLUMNS@ + column) / 4] = square[i];
+    }
+  }
+}
+#pragma end
+
 // A step takes half of each group of 128: 16 bytes of codes with, at shift 6 - 2 q (ternary.glsl),
 // the weights 32 q + 16 h and on of half h. Activations are staged in the same order.
 void fetch(uint row, uint column, uint k) {
@@ -130,13 +187,13 @@ void fetch(uint row, uint column, uint k) {
       next_a[i] = x4[line * (INNER / 16) + group * 8 + 2 * q + half_of];
     }
   }
-  [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
-    const uint line = thread + i * WORKGROUP;
-    next_b[i] = uvec4(0);
-    if (line < TILE_N && column + line < COLUMNS) {
-      next_b[i] = w4[(column + column_at(line)) * (INNER / 64) + k / 64];
-    }
+#pragma each
+  if (@ + 1 == MEMBERS || column < COLUMNS@) {
+    fetch_b@(column, k);
+    return;
   }
+  column -= COLUMNS@;
+#pragma end
 }
 
 // Codes 0 to 2 in the low bits of bytes as weights -1 to 1. No byte borrows from the next.
@@ -164,25 +221,14 @@ uvec4 quad_at(uint place) {
 }
 
 void store_square(uint row, uint apart, uint place, uvec4 bits[4]) {
-  const uint column = place / TILE_N * TILE_N + column_at(place % TILE_N);
-  const float w_scale = uintBitsToFloat(w[COLUMNS * (INNER / 16)]);
-  vec4 square[4];
-  [[unroll]] for (uint i = 0; i < 4; i++) {
-    const uint line = min(row + i * apart, ROWS - 1);
-    const float x_scale = intBitsToFloat(x[ROWS * (INNER / 4) + line]);
-    square[i] = vec4(ivec4(bits[i])) / x_scale * w_scale;
+  uint column = place / TILE_N * TILE_N + column_at(place % TILE_N);
+#pragma each
+  if (@ + 1 == MEMBERS || column < COLUMNS@) {
+    store_square@(row, apart, column, bits);
+    return;
   }
-  finish(square, row, apart, column);
-#ifdef ROTATED
-  [[unroll]] for (uint i = 0; i < 4; i++) {
-    square[i] = rotated(square[i], row + i * apart, column);
-  }
-#endif
-  [[unroll]] for (uint i = 0; i < 4; i++) {
-    if (row + i * apart < ROWS && column < COLUMNS) {
-      y4[((row + i * apart) * COLUMNS + column) / 4] = square[i];
-    }
-  }
+  column -= COLUMNS@;
+#pragma end
 }
 
 void main() {
