@@ -2,31 +2,37 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_int8 : require
 #extension GL_KHR_shader_subgroup_shuffle : require
-// ternary_matmul_cm: y = x w^T of int8 activations and ternary weights on matrix units, exact; with
-// ROTATED each head of TILE_N columns is then rotated by the angles of its row, as by op rope.
+// ternary_matmul_cm: y = x w^T of int8 activations and each of some ternary w, on matrix units, exact;
+// with ROTATED each head of TILE_N columns of those y that have TURNS is then rotated by the angles of
+// its row, as by op rope. ADDED is for one w.
+//
+// The columns of all y are counted as if these lay side by side. Each tile belongs to one of them.
 //
 // x and w give their scales; their codes are in xs and ws, in panels (panels.glsl), those of x in the
-// order of the words of ternary weights.
+// order of the words of ternary weights, those of all w below each other.
 //
 // With SHARED and REST it is two kernels (share.glsl).
 //
-// Reference: op ternary_matmul. INNER is a multiple of 128, COLUMNS of 4, HIGH and WIDE of 128.
+// Reference: op ternary_matmul. INNER is a multiple of 128, HIGH and WIDE too, COLUMNS of 4, and of 128 if
+// there are several w.
 // Bindings:
-//   0 read  x q8[ROWS,INNER]
-//   1 read  w t2[COLUMNS,INNER]
+//   0 read  x  q8[ROWS,INNER]
+//   1 read  xs u32[HIGH,SIXTEENTHS,4]
+//   2 read  ws u32[WIDE,STRIPS,4]
+#pragma each
+//   n read  w@ t2[COLUMNS@,INNER]
 #ifdef ADDED
-//   2 write y f32[ROWS,COLUMNS] over added
+//   n write y@ f32[ROWS,COLUMNS@] over added
 #else
-//   2 write y f32[ROWS,COLUMNS]
+//   n write y@ f32[ROWS,COLUMNS@]
 #endif
-//   3 read  xs u32[HIGH,SIXTEENTHS,4]
-//   4 read  ws u32[WIDE,STRIPS,4]
 #ifdef LOW
-//   n read  low f32[ROWS,RANK]
-//   n read  b   f32[COLUMNS,RANK]
+//   n read  low@ f32[ROWS,RANK]
+//   n read  b@   f32[COLUMNS@,RANK]
 #endif
+#pragma end
 #ifdef ADDED
-//   n read  added f32[ROWS,COLUMNS]
+//   n read  added f32[ROWS,COLUMNS0]
 #endif
 #ifdef ROTATED
 //   n read  table f32[ROWS,TILE_N]
@@ -50,6 +56,12 @@ layout(constant_id = 9) const uint HIGH = 128;
 layout(constant_id = 10) const uint WIDE = 128;
 layout(constant_id = 11) const uint SIXTEENTHS = 8;  // of a row of x, 16 codes each
 layout(constant_id = 12) const uint STRIPS = 2;      // of a row of w, 64 codes each
+#pragma each
+layout(constant_id = n) const uint COLUMNS@ = 4;
+#ifdef ROTATED
+layout(constant_id = n) const bool TURNS@ = true;
+#endif
+#pragma end
 #ifdef LOW
 layout(constant_id = n) const uint RANK = 1;
 #endif
@@ -65,10 +77,8 @@ layout(constant_id = n) const uint UNITS = 1;
 #endif
 layout(local_size_x_id = 8) in;
 layout(binding = 0, std430) readonly buffer X { int x[]; };
-layout(binding = 1, std430) readonly buffer W { uint w[]; };
-layout(binding = 2, std430) writeonly buffer Y4 { vec4 y4[]; };
-layout(binding = 3, std430) readonly buffer Xs { uvec4 a16[]; };
-layout(binding = 4, std430) readonly buffer Ws { uvec4 b16[]; };
+layout(binding = 1, std430) readonly buffer Xs { uvec4 xs[]; };
+layout(binding = 2, std430) readonly buffer Ws { uvec4 ws[]; };
 #include "panels.glsl"
 #include "epilogue.glsl"
 
@@ -133,7 +143,7 @@ void fetch_a(uint set, uint row, uint k) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
     if (IS_ITEM(item, TILE_M * PARTS_A)) {
       const uint sixteenth = k / 16 + item / TILE_M;
-      sets_a[set * LOADS_A + i] = a16[place_in_panels(row + item % TILE_M, sixteenth, INNER / 16)];
+      sets_a[set * LOADS_A + i] = xs[place_in_panels(row + item % TILE_M, sixteenth, INNER / 16)];
     }
   }
 }
@@ -143,7 +153,7 @@ void fetch_b(uint set, uint column, uint k) {
     [[unroll]] for (uint i = 0; i < LOADS_B; i++) {
       const uint line = gl_LocalInvocationIndex + i * WORKGROUP;
       if (IS_ITEM(line, TILE_N)) {
-        sets_b[i] = b16[place_in_panels(column + column_at(line), k / 64, INNER / 64)];
+        sets_b[i] = ws[place_in_panels(column + column_at(line), k / 64, INNER / 64)];
       }
     }
   }
@@ -174,30 +184,56 @@ void stage_b(uint first, uint set) {
   }
 }
 
-uvec4 quad_at(uint place) {
-  return staged[place];
-}
+#pragma each
+layout(binding = AT_w@, std430) readonly buffer W@ { uint w@[]; };
+layout(binding = AT_y@, std430) writeonly buffer Y@_quads { vec4 y@_of4[]; };
 
-void store_square(uint row, uint apart, uint place, uvec4 bits[4]) {
-  const uint column = place / TILE_N * TILE_N + column_at(place % TILE_N);
-  const float w_scale = uintBitsToFloat(w[COLUMNS * (INNER / 16)]);
+#ifdef LOW
+MATRIX_F32(low@, AT_low@, ROWS, RANK)
+MATRIX_F32(b@, AT_b@, COLUMNS@, RANK)
+DEFINE_ADD_LOW(add_low@, load_low@, load_b@)
+#endif
+
+void store_square@(uint row, uint apart, uint column, uvec4 bits[4]) {
+  const float w_scale = uintBitsToFloat(w@[COLUMNS@ * (INNER / 16)]);
   vec4 square[4];
   [[unroll]] for (uint i = 0; i < 4; i++) {
     const uint line = min(row + i * apart, ROWS - 1);
     const float x_scale = intBitsToFloat(x[ROWS * (INNER / 4) + line]);
     square[i] = vec4(ivec4(bits[i])) / x_scale * w_scale;
   }
+#ifdef LOW
+  add_low@(square, row, apart, column);
+#endif
   finish(square, row, apart, column);
 #ifdef ROTATED
-  [[unroll]] for (uint i = 0; i < 4; i++) {
-    square[i] = rotated(square[i], row + i * apart, column);
+  if (TURNS@) {
+    [[unroll]] for (uint i = 0; i < 4; i++) {
+      square[i] = rotated(square[i], row + i * apart, column);
+    }
   }
 #endif
   [[unroll]] for (uint i = 0; i < 4; i++) {
-    if (row + i * apart < ROWS && column < COLUMNS) {
-      y4[((row + i * apart) * COLUMNS + column) / 4] = square[i];
+    if (row + i * apart < ROWS && column < COLUMNS@) {
+      y@_of4[((row + i * apart) * COLUMNS@ + column) / 4] = square[i];
     }
   }
+}
+#pragma end
+
+uvec4 quad_at(uint place) {
+  return staged[place];
+}
+
+void store_square(uint row, uint apart, uint place, uvec4 bits[4]) {
+  uint column = place / TILE_N * TILE_N + column_at(place % TILE_N);
+#pragma each
+  if (@ + 1 == MEMBERS || column < COLUMNS@) {
+    store_square@(row, apart, column, bits);
+    return;
+  }
+  column -= COLUMNS@;
+#pragma end
 }
 
 void main() {

@@ -6,7 +6,7 @@ from typing import Protocol
 from ...graph.ir import Node
 from .elementwise import ElementwiseChains
 from .pattern import Pattern
-from .products import CodeGradients, LowProducts, Product, ProductGradients, WeightGradients
+from .products import CodeGradients, LowProducts, ProductGradients, Products, WeightGradients
 from .projections import Projections
 from .updates import Updates
 from .view import View
@@ -142,7 +142,7 @@ PRODUCTS = (
     CodeGradients(),
     WeightGradients(),
     Projections(),
-    Product(),
+    Products(),
     LowProducts(),
 )
 """Groups around matrix products, which take the sums before and behind them."""

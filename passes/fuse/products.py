@@ -3,14 +3,15 @@
 What each finder gives, with its kernels in mind:
 
 - ``low_products``: ``s x A^T`` for all adapters that read the same x;
-- ``product``: a ternary product, ``low B^T`` added to it, and a residual added or heads rotated;
+- ``products``: ternary products of the same codes, each with ``low B^T`` added to it, and a
+  residual added or heads rotated;
 - ``product_gradients``: the cotangent of an x that several projections read, one sum over them of
   ``dy W + (s dy B) A``;
 - ``code_gradients``: the gradients of whole weights whose products read the same codes;
 - ``weight_gradients``: the gradients of all A and B that belong to the same x.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...graph.ir import Node, Value
@@ -80,19 +81,36 @@ class LowProducts:
             yield from _chunks(group, 2 * MOST_MEMBERS)
 
 
-class Product:
-    """``ternary_matmul(x, w)`` with what follows: an adapter's part, a residual, a rotation."""
+class Products:
+    """``ternary_matmul(x, w)`` for all weights of the same x, with what follows each of them.
 
-    name = "product"
+    That is an adapter's part, a residual, a rotation.
+    """
+
+    name = "products"
 
     def find(self, view: View) -> Iterator[tuple[Node, ...]]:
-        """One group for each product to which something is done."""
+        """One group for each x, and those of single products for where that cannot be.
+
+        Products that are computed again (`checkpoint`) have a scope of their own, and are apart.
+        """
+        alike: dict[object, list[tuple[Node, ...]]] = {}
         for node in view.graph.nodes:
             if node.op == "ternary_matmul":
-                group = tuple(with_sums(view, node))
-                group += _rotation(view, group[-1])
-                if len(group) > 1:
+                alike.setdefault((node.inputs[0], node.scope), []).append(with_rest(view, node))
+        for branches in alike.values():
+            for begin in range(0, len(branches), MOST_MEMBERS):
+                some = branches[begin : begin + MOST_MEMBERS]
+                group = tuple(node for branch in some for node in branch)
+                if len(some) > 1 and len({id(node) for node in group}) == len(group):
                     yield group
+            yield from (branch for branch in branches if len(branch) > 1)
+
+
+def with_rest(view: View, product: Node) -> tuple[Node, ...]:
+    """A product with the sums and the rotation that follow it."""
+    branch = tuple(with_sums(view, product))
+    return branch + _rotation(view, branch[-1])
 
 
 def _rotation(view: View, product: Node) -> tuple[Node, ...]:
@@ -275,6 +293,13 @@ def _is_up(node: Node) -> bool:
     if not _is_plain_matmul(node) or not node.attributes["transpose_b"]:
         return False
     return node.inputs[0].type.shape[1] <= NARROW
+
+
+def taken_in(nodes: Sequence[Node]) -> Value | None:
+    """What the sums among some nodes add that none of these makes."""
+    made = {value for node in nodes for value in node.outputs}
+    summed = (value for node in nodes if node.op == "add" for value in node.inputs)
+    return next((value for value in summed if value not in made), None)
 
 
 def _chunks(group: list[Node], most: int) -> Iterator[tuple[Node, ...]]:

@@ -45,17 +45,17 @@ def _kind(node: Node) -> str:
 
 
 def test_a_projection_is_two_nodes() -> None:
-    assert groups(projection()) == {"low": "low_products", "z": "product"}
+    assert groups(projection()) == {"low": "low_products", "z": "products"}
 
 
 def test_a_sum_that_is_read_elsewhere_ends_the_group() -> None:
-    assert groups(projection("%z, %y")) == {"low": "low_products", "y": "product", "z": "add"}
+    assert groups(projection("%z, %y")) == {"low": "low_products", "y": "products", "z": "add"}
 
 
 def test_a_product_that_is_read_elsewhere_stays_alone() -> None:
     found = groups(projection("%z, %base"))
     assert found["base"] == "ternary_matmul"
-    assert "product" not in found.values()
+    assert "products" not in found.values()
 
 
 def test_an_unscaled_product_that_is_read_elsewhere_stays_alone() -> None:
@@ -65,11 +65,44 @@ def test_an_unscaled_product_that_is_read_elsewhere_stays_alone() -> None:
 
 
 def test_ranks_up_to_64_are_narrow() -> None:
-    assert groups(projection(rank=64)) == {"low": "low_products", "z": "product"}
+    assert groups(projection(rank=64)) == {"low": "low_products", "z": "products"}
     wide = groups(projection(rank=65))
     assert wide["low"] == "scale"
     assert wide["up"] == "matmul"  # and is what the product adds
-    assert wide["y"] == "product"
+    assert wide["y"] == "products"
+
+
+TOGETHER = """
+graph @g {
+  input %codes: q8[20,8]
+  input %r: f32[20,6]
+  weight %v: t2[6,8]
+  weight %w: t2[6,8]
+  %gate: f32[20,6] = ternary_matmul(%codes, %v) FIRST
+  %other: f32[20,6] = silu(%gate)
+  %up: f32[20,6] = ternary_matmul(%codes, %w)
+  %z: f32[20,6] = add(%up, %ADDED)
+  return %gate, %other, %z
+}
+"""
+
+
+def together(added: str, scope: str = "") -> dict[str, str]:
+    return groups(read(TOGETHER.replace("ADDED", added).replace("FIRST", scope)))
+
+
+def test_products_of_the_same_codes_are_one_node() -> None:
+    assert together("r") == {"gate z": "products", "other": "silu"}
+    assert together("gate") == {"gate z": "products", "other": "silu"}
+
+
+def test_a_product_that_waits_for_another_is_apart() -> None:
+    assert together("other") == {"gate": "ternary_matmul", "other": "silu", "z": "products"}
+
+
+def test_a_product_that_is_computed_again_is_apart() -> None:
+    found = together("r", "@layers.0/recompute")
+    assert found == {"gate": "ternary_matmul", "other": "silu", "z": "products"}
 
 
 def gradient(others: int, shared_low: bool = False) -> Graph:

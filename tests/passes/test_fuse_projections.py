@@ -68,13 +68,13 @@ def test_but_their_narrow_products_stand_beside_it() -> None:
 
 def test_many_rows_are_left_to_other_patterns() -> None:
     assert "projections" not in groups(graph(GATE, 9)).values()
-    assert groups(graph(ADAPTED, 9))["z"] == "product"
+    assert groups(graph(ADAPTED, 9))["z"] == "products"
 
 
 @pytest.mark.parametrize("value", ["normed", "codes", "raw", "low"])
 def test_what_is_read_elsewhere_leaves_the_norm_outside(value: str) -> None:
     found = groups(graph(ADAPTED, results=f"%z, %{value}"))
-    assert found["z"] == "product"
+    assert found["z"] == "products"
 
 
 @pytest.mark.parametrize(("value", "outside"), [("gate", "z"), ("active", "active z")])
@@ -87,4 +87,4 @@ def test_a_product_that_waits_for_another_is_not_in_its_group() -> None:
     """The second adds what follows from the first."""
     found = groups(graph(CHAINED))
     assert "projections" not in found.values()
-    assert found["z"] == "product"
+    assert found["z"] == "products"

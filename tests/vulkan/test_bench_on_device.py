@@ -162,7 +162,7 @@ def test_profiles_hold_every_dispatch(lavapipe, model, monkeypatch):
     assert profile["name"] == "bitnet_loss"
     assert sum(row["count"] for row in profile["rows"]) == profile["dispatches"]
     assert sum(row["seconds"] for row in profile["rows"]) == pytest.approx(profile["seconds"])
-    assert {"attention", "product", "loss_and_gradient"} <= {r["op"] for r in profile["rows"]}
+    assert {"attention", "products", "loss_and_gradient"} <= {r["op"] for r in profile["rows"]}
     found = profile_decoding(str(model), "lavapipe", lora=True, prompt=4)
     assert [p["name"] for p in found["profiles"]] == ["bitnet_prompt", "bitnet_decode"]
 
@@ -182,4 +182,4 @@ def test_the_fused_nodes_of_a_step_hold_products(step):
     """What `operations_of` opens is there."""
     _, _, fused, _ = step
     patterns = {n.attributes["pattern"] for n in fused.nodes if n.op == FUSED and body_of(n).nodes}
-    assert {"product", "product_gradients", "weight_gradients"} <= patterns
+    assert {"products", "product_gradients", "weight_gradients"} <= patterns

@@ -81,6 +81,24 @@ def forward(
     return p.b.finish(tuple(results))
 
 
+def attention_input(rows: int, inner: int, heads: tuple[int, ...], rank: int) -> Graph:
+    """Queries and keys, rotated by the same angles, and values, which are not; heads of 128."""
+    p = Projections(rows)
+    codes, table = p.input("codes", "q8", rows, inner), p.input("t", "f32", rows, 128)
+    x = p.input("x", "f32", rows, inner)
+    results: list[Value] = []
+    for k, count in enumerate(heads):
+        y = p.b.op("ternary_matmul", codes, p.input(f"w{k}", "t2", 128 * count, inner))
+        low = p.low(x, p.input(f"a{k}", "f32", rank, inner), True)
+        b = p.input(f"b{k}", "f32", 128 * count, rank)
+        y = p.b.op("add", y, p.b.op("matmul", low, b, transpose_b=True))
+        if k < 2:
+            y = p.b.op("reshape", y, row=(count, 128))
+            y = p.b.op("rope", y, table, inverse=False)
+        results.append(y)
+    return p.b.finish(tuple(results))
+
+
 def backward(rows: int, inner: int, outs: tuple[int, ...], rank: int, added: bool = False) -> Graph:
     """The cotangent of x, and the gradients of all A and B; without A and B for rank 0."""
     p = Projections(rows)
@@ -197,6 +215,10 @@ ON_UNITS = [
         forward(2048, 128, (1024,), 3, head=128),
         forward(33, 128, (128,), 0, head=128),
         forward(70, 128, (128,), 8, head=64),
+        forward(140, 256, (256, 128, 128), 16),
+        forward(40, 128, (128, 256), 0),
+        attention_input(300, 256, (2, 1, 1), 16),
+        attention_input(20, 128, (1, 2, 1), 3),
         backward(9, 128, (32,), 1),
         backward(300, 384, (640, 128, 128), 16, added=True),
         backward(2048, 1024, (64, 96), 8),
@@ -233,6 +255,8 @@ SHARED = [
         forward(300, 2048, (260,), 16, residual=True),
         forward(300, 2048, (384, 128), 16, head=128),
         forward(70, 4096, (128,), 0, residual=True),
+        forward(300, 2048, (128, 256), 16),
+        attention_input(140, 2048, (1, 2, 2), 16),
         backward(300, 384, (640, 1024, 128), 16, added=True),
         backward(600, 256, (1024,), 0),
     )
@@ -293,6 +317,12 @@ def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
     names = kernels_of(Fuse()(forward(40, 256, (128, 64, 64), 16)), UNITS)
     products = ["ternary_matmul_cm+low"] * 3
     assert sorted(names) == ["code_panels", *products, *["ternary_panels"] * 3, "thin_matmul+3"]
+    names = kernels_of(Fuse()(forward(40, 256, (128, 256, 128), 16)), UNITS)
+    together = ["code_panels", "ternary_matmul_cm+low+3", "ternary_panels+3", "thin_matmul+3"]
+    assert sorted(names) == together
+    names = kernels_of(Fuse()(attention_input(40, 256, (2, 1, 1), 16)), UNITS)
+    together[1] = "ternary_matmul_cm+low+rotated+3"
+    assert sorted(names) == together
     names = kernels_of(Fuse()(backward(40, 256, (128, 64, 64), 16)), UNITS)
     assert sorted(names) == sorted(
         [
@@ -304,6 +334,33 @@ def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
             "thin_contract+6",
         ]
     )
+
+
+def test_products_that_are_not_alike_have_dispatches_of_their_own() -> None:
+    """Other ranks, other angles, a tile that would belong to two, too few bindings."""
+    names = kernels_of(Fuse()(forward(40, 256, (128, 128), 16, head=128)), UNITS)
+    assert names.count("ternary_matmul_cm+low+rotated") == 2
+    names = kernels_of(Fuse()(forward(40, 256, (128, 192), 0)), UNITS)
+    assert names.count("ternary_matmul_cm") == 2
+    few = replace(UNITS, bindings=13)
+    names = kernels_of(Fuse()(forward(40, 256, (128, 128, 128), 0)), few)
+    assert names == ["code_panels", "ternary_panels+3", "ternary_matmul_cm+3"]
+    names = kernels_of(Fuse()(forward(40, 256, (128, 128, 128), 4)), few)
+    assert {"ternary_matmul_cm+low+2", "ternary_matmul_cm+low"} < set(names)
+
+
+def test_a_product_that_another_adds_is_there_before() -> None:
+    """Both read the same codes, and would be one dispatch if nothing were added."""
+    b = GraphBuilder("chained")
+    codes = b.add_input("codes", tensor("q8", 40, 256), Role.INPUT)
+    weights = [b.add_input(f"w{k}", tensor("t2", 128, 256), Role.WEIGHT) for k in range(3)]
+    first, second, third = (b.op("ternary_matmul", codes, w) for w in weights)
+    graph = b.finish((b.op("add", second, first), first, third))
+    fused, values = Fuse()(graph), drawn(graph)
+    products = [name for name in kernels_of(fused, UNITS) if "panels" not in name]
+    assert products == ["ternary_matmul_cm+2", "ternary_matmul_cm+added"]
+    for seed in range(2):
+        assert_right(graph, simulate(fused, values, UNITS, seed), values)
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -371,6 +428,8 @@ VARIANTS = [
         )
         for half in ("+shared", "+rest")
     ),
+    *(f"ternary_matmul_cm{low}{half}+3" for low in ("", "+low") for half in ("", "+shared")),
+    *(f"ternary_matmul_cm+low+rotated{half}+3" for half in ("", "+shared", "+rest")),
     "ternary_matmul_t_cm+low+shared+3",
     "ternary_matmul_t_cm+low+rest+3",
     *(f"{name}{members}" for name in MEANINGS for members in ("", "+3")),

@@ -22,6 +22,7 @@ from . import (
     rope,
     sampling,
     ternary_gradients,
+    ternary_products,
     training_loss,
 )
 from .calls import Lowering, Meaning, Rule
@@ -33,6 +34,7 @@ _FAMILIES = (
     norm,
     quantize,
     linear,
+    ternary_products,
     ternary_gradients,
     matvec,
     contraction,

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -11,16 +10,11 @@ from ....graph.ops import op_def
 from ....graph.ops.fused import expanded
 from ....graph.tensors import HostValue
 from ....graph.types import DType, tensor
-from ....passes.fuse.products import Low, Through, low_of, through_products
+from ....passes.fuse.products import Low, Through, low_of, taken_in, through_products
 from ....passes.fuse.projections import FEW_ROWS
 from ..limits import Limits
 from ..variants import with_members
 from .calls import Lowering, Meaning, Rule, fused_rule, groups_for, reducing_workgroup
-from .linear import (
-    Extras,
-    rotates,
-    ternary_product,
-)
 from .meanings import arrays
 from .ternary_gradients import Backward, ternary_products_t
 from .tiles import WORKGROUP
@@ -53,29 +47,6 @@ def _low_products(lowering: Lowering, node: Node) -> None:
         _thin_matmul(lowering, lows[begin : begin + most])
 
 
-def _product(lowering: Lowering, node: Node) -> None:
-    nodes = expanded(node)
-    made = {value for inner in nodes for value in inner.outputs}
-    product = next(inner for inner in nodes if inner.op == "ternary_matmul")
-    up = next((inner for inner in nodes if inner.op == "matmul"), None)
-    low, weight = (None, None) if up is None else up.inputs
-    x, w = product.inputs
-    if w.type.dtype is not DType.T2:
-        lowering.lower_apart(node)
-        return
-    extras = Extras(low, weight, _taken_in(nodes, made))
-    *_, last = nodes
-    if last.op == "rope" and rotates(lowering, x, w, last):
-        extras = replace(extras, table=last.inputs[1])
-        ternary_product(lowering, x, w, last.outputs[0], extras)
-        return
-    rotation = tuple(inner for inner in nodes if inner.op in ("reshape", "rope"))
-    y = rotation[0].inputs[0] if rotation else node.outputs[0]
-    ternary_product(lowering, x, w, y, extras)
-    for inner in rotation:
-        lowering.lower(inner)
-
-
 def _product_gradients(lowering: Lowering, node: Node) -> None:
     nodes = expanded(node)
     made = {value.name: inner for inner in nodes for value in inner.outputs}
@@ -91,14 +62,8 @@ def _product_gradients(lowering: Lowering, node: Node) -> None:
         x, w = member.product.inputs
         low = None if member.low is None else member.low.result
         terms.append(Backward(x, w, low, member.weight))
-    added = _taken_in(nodes, {value for inner in nodes for value in inner.outputs})
+    added = taken_in(nodes)
     ternary_products_t(lowering, terms, result, added)
-
-
-def _taken_in(nodes: Sequence[Node], made: set[Value]) -> Value | None:
-    """What the sums of a group add that is not made in it."""
-    summed = (value for inner in nodes if inner.op == "add" for value in inner.inputs)
-    return next((value for value in summed if value not in made), None)
 
 
 def _narrow(lowering: Lowering, members: Sequence[Through], made: Mapping[str, Node]) -> None:
@@ -293,7 +258,6 @@ def _thin_sum_meaning(
 
 RULES: dict[str, Rule] = {
     fused_rule("low_products"): _low_products,
-    fused_rule("product"): _product,
     fused_rule("product_gradients"): _product_gradients,
     fused_rule("weight_gradients"): _weight_gradients,
 }

@@ -9,11 +9,10 @@ import numpy as np
 
 from ....graph.ir import Node, Value
 from ....graph.ops import op_def
-from ....graph.tensors import GROUP, Array, HostValue, Quantized, Ternary
+from ....graph.tensors import Array, HostValue, Ternary
 from ....graph.types import DType, tensor
 from ....passes.fuse.projections import FEW_ROWS
 from ..layout import assign
-from . import panels
 from .calls import (
     Lowering,
     Meaning,
@@ -24,14 +23,8 @@ from .calls import (
     rows_of,
     whole,
 )
-from .matvec import Around, Member, is_matvec, ternary_matvec
 from .meanings import arrays, of_op, row_powers
-from .quantize import dequantize
-from .shares import Share, call_shared, share_for, shared_meaning
 from .tiles import TILE_K, WORKGROUP, lanes_for, parts_for, tile_for
-
-_DEPTH = 64
-"""Values of the inner axis that a step of ternary_matmul_cm takes."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class Extras:
         low, weight: factors of an adapter's part, low [rows, rank] times B^T, or times A where the
             product is that of a gradient.
         added: something of the result's size.
-        table: angles by which heads are rotated in the end, where `rotates` allows it.
+        table: angles by which heads are rotated in the end, where a kernel does that.
     """
 
     low: Value | None = None
@@ -68,90 +61,7 @@ class Extras:
         return {} if self.low is None else {"RANK": self.low.type.shape[1]}
 
 
-_NOTHING = Extras()
-
-
-def _ternary_matmul(lowering: Lowering, node: Node) -> None:
-    x, w = node.inputs
-    (y,) = node.outputs
-    if w.type.dtype is DType.T2:
-        ternary_product(lowering, x, w, y, _NOTHING)
-        return
-    if x.type.dtype is DType.Q8:
-        codes, x = x, lowering.scratch(tensor("f32", *x.type.shape))
-        dequantize(lowering, codes, x)
-    _matmul_across(lowering, x, w, y)
-
-
-def ternary_product(lowering: Lowering, x: Value, w: Value, y: Value, extras: Extras) -> None:
-    """Y = x w^T and what is added to it, with ternary weights."""
-    sizes = (*x.type.shape, w.type.shape[0])
-    if x.type.dtype is not DType.Q8:
-        tiled_product(lowering, "ternary_matmul_f32", sizes, {"x": x, "w": w}, y, extras=extras)
-    elif is_matvec(x):
-        member = Member(w, y, extras.low, extras.weight, turns=extras.table is not None)
-        ternary_matvec(lowering, x, [member], Around(added=extras.added, table=extras.table))
-    else:
-        _ternary_tiles(lowering, sizes, x, w, y, extras)
-
-
-def _ternary_tiles(
-    lowering: Lowering, sizes: tuple[int, ...], x: Value, w: Value, y: Value, extras: Extras
-) -> None:
-    rows, inner, columns = sizes
-    constants = {"ROWS": rows, "INNER": inner, "COLUMNS": columns, **extras.constants}
-    operands = {"x": x, "w": w, "y": y, **extras.operands}
-    kernel, share = _codes_way(lowering, x, w)
-    if share is not None:
-        operands |= {"xs": panels.of_codes(lowering, x), "ws": panels.of_weights(lowering, (w,))}
-        constants["HIGH"], constants["SIXTEENTHS"], _ = operands["xs"].type.shape
-        constants["WIDE"], constants["STRIPS"], _ = operands["ws"].type.shape
-        call_shared(lowering, f"{kernel}{extras.options}", share, constants, operands)
-        return
-    tile = tile_for(rows, columns, 1)
-    groups = groups_for(tile.count(rows, columns), 1, lowering.limits)
-    lowering.call(f"{kernel}{extras.options}", groups, {**constants, **tile.constants}, **operands)
-
-
-def _codes_way(lowering: Lowering, x: Value, w: Value) -> tuple[str, Share | None]:
-    """The kernel for x w^T of int8 activations, and its tiles if it is one for matrix units."""
-    (rows, inner), columns = x.type.shape, w.type.shape[0]
-    share = _codes_share(lowering, x, w)
-    ways = ["ternary_matmul_cm"] * (share is not None)
-    ways += ["ternary_matmul_dot"] * bool(_dot(lowering))
-    ways += ["ternary_matmul"] * (not ways)
-    way = lowering.choose("ternary_matmul", (rows, inner, columns), ways)
-    assert way is not None, "there is always one"
-    return way, share if way == "ternary_matmul_cm" else None
-
-
-def _codes_share(lowering: Lowering, x: Value, w: Value) -> Share | None:
-    """The tiles of x w^T of int8 activations on matrix units, or None if they do not fit."""
-    (rows, inner), columns = x.type.shape, w.type.shape[0]
-    if "cooperative_matrix_s8" not in lowering.limits.features or x.type.dtype is not DType.Q8:
-        return None
-    if rows <= FEW_ROWS or inner % GROUP or columns % 4:
-        return None
-    return share_for(rows, columns, inner // _DEPTH, lowering.limits)
-
-
-def rotates(lowering: Lowering, x: Value, w: Value, rope: Node) -> bool:
-    """Whether the kernel of x w^T can rotate the heads too.
-
-    On matrix units a tile must be as wide as a head; for few rows any head will do.
-    """
-    if rope.attributes["inverse"] or x.type.dtype is not DType.Q8:
-        return False
-    if is_matvec(x):
-        return True
-    _, share = _codes_way(lowering, x, w)
-    shuffles = "subgroup_shuffle" in lowering.limits.features
-    return share is not None and shuffles and rope.inputs[0].type.shape[2] == share.tile.columns
-
-
-def _dot(lowering: Lowering) -> str:
-    """Suffix of the kernels that use packed dot products, if the device has them."""
-    return "_dot" if "integer_dot_product" in lowering.limits.features else ""
+NOTHING = Extras()
 
 
 def row_power(lowering: Lowering, x: Value) -> Value:
@@ -174,7 +84,7 @@ def _contract_rows(lowering: Lowering, node: Node) -> None:
 
 
 def _matmul(lowering: Lowering, node: Node) -> None:
-    multiply = _matmul_across if node.attributes["transpose_b"] else plain_matmul
+    multiply = matmul_across if node.attributes["transpose_b"] else plain_matmul
     a, b = node.inputs
     multiply(lowering, a, b, node.outputs[0])
 
@@ -190,7 +100,7 @@ def plain_matmul(lowering: Lowering, a: Value, b: Value, y: Value) -> None:
     tiled_product(lowering, f"matmul{_half(b)}", sizes, {"a": a, "b": b}, y)
 
 
-def _matmul_across(lowering: Lowering, a: Value, b: Value, y: Value) -> None:
+def matmul_across(lowering: Lowering, a: Value, b: Value, y: Value) -> None:
     """Y = a b^T."""
     for begin, rows in row_ranges(lowering.limits, a, y):
         some_a, some_y = rows_of(a, begin, rows), rows_of(y, begin, rows)
@@ -221,7 +131,7 @@ def tiled_product(
     factors: Mapping[str, Value | Part],
     y: Value | Part,
     place: Mapping[str, int] | None = None,
-    extras: Extras = _NOTHING,
+    extras: Extras = NOTHING,
 ) -> None:
     """A tiled product of f32, in two stages where that gives more workgroups something to do.
 
@@ -362,25 +272,7 @@ def _row_power(constants: Mapping[str, int | float], operands: Mapping[str, Host
     assign(operands["y"], row_powers(dense(operands["x"])))
 
 
-def _codes_product(
-    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
-) -> Array:
-    """What ternary_matmul_cm computes before anything is added."""
-    x, w = operands["x"], operands["w"]
-    assert isinstance(x, Quantized)
-    assert isinstance(w, Ternary)
-    xs, ws = arrays(operands, "xs", "ws")
-    codes = panels.codes_from(xs)[: len(x.codes)]
-    packed = panels.weights_from(ws)[: w.shape[0]].reshape(-1)
-    product = op_def("ternary_matmul").eval(
-        Quantized(codes, x.scale), Ternary(packed, w.scale, w.shape)
-    )
-    assert isinstance(product, np.ndarray)
-    return product
-
-
 RULES: dict[str, Rule] = {
-    "ternary_matmul": _ternary_matmul,
     "matmul": _matmul,
     "contract_rows": _contract_rows,
 }
@@ -395,8 +287,6 @@ MEANINGS: dict[str, Meaning] = {
     "ternary_matmul_f32": _finished(_by_parts(_times_transposed)),
     "ternary_matmul_t": _finished(_by_parts(_times), across=True),
     "row_power": _row_power,
-    **panels.MEANINGS,
-    "ternary_matmul_cm": shared_meaning(_codes_product, finish_product),
     "matmul": _by_parts(_times),
     "matmul_f16": _by_parts(_times),
     "matmul_t": _by_parts(_times_transposed),

@@ -12,7 +12,7 @@ from .calls import Lowering, Meaning, Rule, fused_rule
 from .copies import start_from
 from .matvec import Around, Member, is_matvec, most_members, norm_fits, ternary_matvec
 
-_SMALLER = ("product", "low_products", "norm_quantize")
+_SMALLER = ("products", "low_products", "norm_quantize")
 """Patterns of what a device computes apart where it cannot do all of a group at once."""
 _MOST_SPANS = 4
 """Spans of keys that each product merges for itself: it keeps them in registers."""
