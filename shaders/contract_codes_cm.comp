@@ -89,7 +89,8 @@ void fetch_a(uint set, uint row, uint k) {
     const uint at = row + item % QUADS_A * 4;
     sets_a[set * LOADS_A + i] = vec4(0);
     if (IS_ITEM(item, UNIT_K * QUADS_A) && line < LINES && at < ROWS) {
-      sets_a[set * LOADS_A + i] = dy4[(line * ROWS + at) / 4] * inverse / x_scale(line);
+      precise vec4 quad = dy4[(line * ROWS + at) / 4] * inverse;  // before the scale, or it overflows
+      sets_a[set * LOADS_A + i] = quad / x_scale(line);
     }
   }
 }
