@@ -133,7 +133,11 @@ class Device:
         return self.pipelines.get(kernel, specialization)
 
     def record(
-        self, schedule: Schedule, buffers: Mapping[str, DeviceBuffer], profile: bool = False
+        self,
+        schedule: Schedule,
+        buffers: Mapping[str, DeviceBuffer],
+        profile: bool = False,
+        together: bool = False,
     ) -> Recording:
         """Record a schedule.
 
@@ -141,12 +145,13 @@ class Device:
             schedule: what to run.
             buffers: one for each of the schedule's, at least as large.
             profile: time each dispatch, alone, which makes the whole slower.
+            together: time those that no barrier parts as one, as they run without a profile.
 
         Raises:
             BitgraphError: the schedule does not fit its kernels, the buffers or the device; a
                 kernel does not compile.
         """
-        recording = Recording(self, schedule, buffers, profile)
+        recording = Recording(self, schedule, buffers, profile, together)
         self._recordings.add(recording)
         return recording
 

@@ -44,7 +44,6 @@ class Recording:
 
     Attributes:
         name: of the schedule.
-        labels: of the dispatches, in order.
     """
 
     def __init__(
@@ -53,9 +52,10 @@ class Recording:
         schedule: Schedule,
         buffers: Mapping[str, DeviceBuffer],
         profile: bool = False,
+        together: bool = False,
     ) -> None:
         """Record; see `Device.record`."""
-        self.name, self.labels = schedule.name, [d.label for d in schedule.dispatches]
+        self.name, self._timed = schedule.name, _timed(schedule, together)
         self._device = device
         self._ticket: Ticket | None = None
         self._open = True
@@ -91,6 +91,8 @@ class Recording:
     def seconds(self) -> list[tuple[str, float]]:
         """Label and seconds of each dispatch of the last submission, once it is done.
 
+        Of dispatches that are timed together there is one entry, with the label of the first.
+
         Raises:
             DeviceError: it was not recorded with `profile`, or never submitted.
         """
@@ -99,7 +101,7 @@ class Recording:
                 f"@{self.name} has no timings; record it with profile=True and run it"
             )
         self._ticket.wait()
-        count = len(self.labels) + 1
+        count = len(self._timed) + 1
         times = np.empty(count, np.uint64)
         flags = lib.VK_QUERY_RESULT_64_BIT | lib.VK_QUERY_RESULT_WAIT_BIT
         pointer = ffi.cast("void *", times.ctypes.data)
@@ -108,7 +110,7 @@ class Recording:
         )
         check(result, f"reading the timings of @{self.name}")
         elapsed = np.diff(times).astype(np.float64) * self._device.info.limits.timestamp_period
-        return list(zip(self.labels, (elapsed * 1e-9).tolist(), strict=True))
+        return list(zip(self._timed.values(), (elapsed * 1e-9).tolist(), strict=True))
 
     def close(self) -> None:
         """Wait until it is not running, and free what it holds."""
@@ -132,7 +134,7 @@ class Recording:
         info = struct(
             "VkQueryPoolCreateInfo",
             queryType=lib.VK_QUERY_TYPE_TIMESTAMP,
-            queryCount=len(self.labels) + 1,
+            queryCount=len(self._timed) + 1,
         )
         return create(lib.vkCreateQueryPool, "VkQueryPool", self._device.handle, info, NULL)
 
@@ -145,7 +147,7 @@ class Recording:
         compute = lib.VK_PIPELINE_BIND_POINT_COMPUTE
         bind_pipeline, bind_sets = lib.vkCmdBindPipeline, lib.vkCmdBindDescriptorSets
         dispatch, pipeline_barrier = lib.vkCmdDispatch, lib.vkCmdPipelineBarrier
-        bound, index = None, 0
+        bound, index, stamps = None, 0, 1
         stamp(0)
         for command in schedule.commands:
             if isinstance(command, Barrier):
@@ -157,18 +159,20 @@ class Recording:
                 bound = pipeline
             bind_sets(handle, compute, pipeline.layout, 0, 1, self._sets + index, 0, NULL)
             dispatch(handle, *command.groups)
+            if index in self._timed:
+                stamp(stamps)
+                stamps += 1
             index += 1
-            stamp(index)
         self._commands.end()
 
     def _stamper(self, handle: Any) -> Any:
         """A function that writes the time when all before it is done; it does nothing unprofiled.
 
-        A barrier precedes each, so that a dispatch is timed alone.
+        A barrier precedes each, so that what is timed is alone.
         """
         if self._queries == NULL:
             return lambda number: None
-        lib.vkCmdResetQueryPool(handle, self._queries, 0, len(self.labels) + 1)
+        lib.vkCmdResetQueryPool(handle, self._queries, 0, len(self._timed) + 1)
         barrier, stage = compute_barrier(), lib.VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
 
         def stamp(number: int) -> None:
@@ -176,6 +180,20 @@ class Recording:
             lib.vkCmdWriteTimestamp(handle, stage, self._queries, number)
 
         return stamp
+
+
+def _timed(schedule: Schedule, together: bool) -> dict[int, str]:
+    """Dispatches behind which the time is taken, by their number, and labels of what it is of."""
+    if not together:
+        return dict(enumerate(dispatch.label for dispatch in schedule.dispatches))
+    timed: dict[int, str] = {}
+    first, index = "", -1
+    for command in (*schedule.commands, Barrier()):
+        if isinstance(command, Dispatch):
+            first, index = first or command.label, index + 1
+        elif first:
+            timed[index], first = first, ""
+    return timed
 
 
 def _key(dispatch: Dispatch) -> Key:

@@ -60,17 +60,27 @@ class MeteredQueue(Queue):
 
 
 class ProfilingDevice(Device):
-    """A device that times every dispatch of its recordings."""
+    """A device that times every dispatch of its recordings.
+
+    Attributes:
+        recorded: what was recorded so far.
+        together: whether dispatches that no barrier parts are timed as one.
+    """
 
     def __init__(self, *arguments: Any) -> None:
         self.recorded: list[tuple[Schedule, Recording]] = []
+        self.together = False
         super().__init__(*arguments)
 
     def record(
-        self, schedule: Schedule, buffers: Mapping[str, DeviceBuffer], profile: bool = True
+        self,
+        schedule: Schedule,
+        buffers: Mapping[str, DeviceBuffer],
+        profile: bool = True,
+        together: bool = False,
     ) -> Recording:
         """See `Device.record`."""
-        recording = super().record(schedule, buffers, profile=True)
+        recording = super().record(schedule, buffers, True, self.together or together)
         self.recorded.append((schedule, recording))
         return recording
 

@@ -173,6 +173,17 @@ def test_profile_times_each_dispatch(device: Device, buffers: dict[str, DeviceBu
         device.record(commands, buffers).seconds()
 
 
+def test_profile_times_what_no_barrier_parts_together(
+    device: Device, buffers: dict[str, DeviceBuffer]
+) -> None:
+    pieces = add("a", "b"), add("a", "c"), Barrier(), Barrier(), add("b", "c")
+    recording = device.record(schedule(*pieces), buffers, profile=True, together=True)
+    device.submit(recording)
+    timings = recording.seconds()
+    assert [label for label, _ in timings] == ["add b", "add c"]
+    assert all(seconds > 0 for _, seconds in timings)
+
+
 def test_a_wait_can_time_out(device: Device, buffers: dict[str, DeviceBuffer]) -> None:
     many = [c for _ in range(2000) for c in (add("a", "b"), Barrier(), add("b", "a"), Barrier())]
     ticket = device.submit(device.record(schedule(*many), buffers))
