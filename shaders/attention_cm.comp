@@ -52,10 +52,7 @@ uint first_head() {
 }
 
 Eight line_at(uint line, uint part) {
-  if (line >= LINES) {
-    return Eight(vec4(0), vec4(0), 1);
-  }
-  const uint at = place_of(line) * (WIDTH / 4) + 2 * part;
+  const uint at = place_of(min(line, LINES - 1)) * (WIDTH / 4) + 2 * part;
   return Eight(q4[at], q4[at + 1], 1);
 }
 
@@ -67,17 +64,15 @@ void fetch_lines(uint begin) {
   }
 }
 
-// Past the last key that a query sees lies, in a cache, what nobody has written yet: it may be NaN.
+// Past the last key that a query sees lies, in a cache, what nobody has written yet: it may be NaN. So the
+// last one stands there again.
 void fetch_keys(int begin, int end) {
   [[unroll]] for (uint i = 0; i < LOADS; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const int key = begin + int(item / EIGHTS);
-    next[i] = next[LOADS + i] = Eight(vec4(0), vec4(0), 1);
-    if (key <= end) {
-      const uint at = (uint(key) * KV_HEADS + gl_WorkGroupID.y) * (WIDTH / 4) + item % EIGHTS * 2;
-      next[i] = Eight(k4[at], k4[at + 1], 1);
-      next[LOADS + i] = Eight(v4[at], v4[at + 1], 1);
-    }
+    const uint key = uint(max(min(begin + int(item / EIGHTS), end), 0));
+    const uint at = (key * KV_HEADS + gl_WorkGroupID.y) * (WIDTH / 4) + item % EIGHTS * 2;
+    next[i] = Eight(k4[at], k4[at + 1], 1);
+    next[LOADS + i] = Eight(v4[at], v4[at + 1], 1);
   }
 }
 
