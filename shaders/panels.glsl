@@ -7,3 +7,10 @@ const uint PANEL = 128;
 uint place_in_panels(uint row, uint sixteenth, uint sixteenths) {
   return (row / PANEL * sixteenths + sixteenth) * PANEL + row % PANEL;
 }
+
+// Where the codes 4 quad to 4 quad + 3 of a row of activations are, in words: the words of half h of a
+// group of ternary weights have the activations 32 q + 16 h and on, q = 0 to 3, and so have the panels.
+uint place_of_codes(uint row, uint quad, uint sixteenths) {
+  const uint sixteenth = quad / 32 * 8 + quad / 4 % 2 * 4 + quad / 8 % 4;
+  return 4 * place_in_panels(row, sixteenth, sixteenths) + quad % 4;
+}

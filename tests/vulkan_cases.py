@@ -16,16 +16,25 @@ import pytest
 from bitgraph.backends.vulkan.kernels import kernel
 from bitgraph.backends.vulkan.layout import to_bytes, view
 from bitgraph.backends.vulkan.limits import Limits
+from bitgraph.backends.vulkan.lowering import meaning_of
 from bitgraph.backends.vulkan.plan import Plan, make_plan
 from bitgraph.backends.vulkan.runner import run_plan
-from bitgraph.backends.vulkan.schedule import Access
+from bitgraph.backends.vulkan.schedule import (
+    Access,
+    Binding,
+    Buffer,
+    Dispatch,
+    Kind,
+    Schedule,
+    Slice,
+)
 from bitgraph.graph.errors import BitgraphError
 from bitgraph.graph.ir import Alias, Graph, Input, Role
 from bitgraph.graph.ops.record import Case, OpDef
 from bitgraph.graph.tensors import HostValue
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import assert_same_bits, draw, one_op_graph, random_cases
+from op_cases import assert_close, assert_same_bits, draw, one_op_graph, random_cases
 
 if TYPE_CHECKING:
     from bitgraph.backends.vulkan.device import Device
@@ -197,3 +206,42 @@ def assert_heads(kernels: Iterable[str], target: str = "vulkan1.3") -> None:
         for binding, parameter in zip(interface.bindings, record.parameters, strict=True):
             assert binding.readable == (parameter.access is not Access.WRITE), name
             assert binding.writable == (parameter.access is not Access.READ), name
+
+
+def assert_kernel(
+    name: str,
+    constants: Mapping[str, int | float],
+    operands: Mapping[str, HostValue],
+    groups: int,
+    tolerance: float = 0.0,
+) -> None:
+    """A kernel gives on the device what its meaning says, and leaves the rest as it was.
+
+    Args:
+        name: of the kernel.
+        constants: its specialization constants.
+        operands: by name; results as they are before.
+        groups: workgroups.
+        tolerance: beside the largest number of each result.
+    """
+    from bitgraph.backends.vulkan.transfer import Region
+
+    device, parameters = kernel_device(), kernel(name).parameters
+    types = {p.name: p.type(constants) for p in parameters}
+    before = {k: np.array(to_bytes(operands[k])) for k in types}
+    wanted = {k: view(data.copy(), types[k]) for k, data in before.items()}
+    meaning_of(name)(constants, wanted)
+    sizes = {k: data.nbytes for k, data in before.items()}
+    bindings = tuple(Binding(Slice(p.name, 0, sizes[p.name]), p.access) for p in parameters)
+    dispatch = Dispatch(name, tuple(sorted(constants.items())), bindings, (groups, 1, 1), name)
+    memory = tuple(Buffer(k, size, Kind.SCRATCH) for k, size in sizes.items())
+    buffers = {k: device.buffer(k, size) for k, size in sizes.items()}
+    try:
+        device.upload([(buffers[k], data, 0) for k, data in before.items()])
+        device.submit(device.record(Schedule(name, memory, (dispatch,)), buffers)).wait()
+        for k, want in wanted.items():
+            (data,) = device.download([Region(buffers[k], 0, sizes[k])])
+            assert_close(view(data, types[k]), want, tolerance)
+    finally:
+        device.free(buffers.values())
+    assert device.messages == [], device.messages[:2]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from .chains import ROW_WISE, SCALAR, TENSOR, VECTOR, Chain, parse_chain
+from .chains import PANELS, ROW_WISE, SCALAR, TENSOR, VECTOR, Chain, parse_chain
 
 _EXPRESSIONS = {
     "add": "{0} + {1}",
@@ -52,9 +52,13 @@ def _head(chain: Chain) -> Iterator[str]:
     for number, letter in enumerate(chain.operands):
         yield f"//   {number} read  v{number} f32[{shapes[letter]}]"
     for binding, number in enumerate(chain.results, len(chain.operands)):
-        dtype = "q8" if _is_codes(chain, number) else "f32"
-        yield f"//   {binding} write v{number} {dtype}[{shape}]{_over(chain, number)}"
-    sizes = ("ROWS", "COLUMNS", "WORKGROUP") if chain.is_row_wise else ("COUNT",)
+        written = f"{'q8' if _is(chain, number, 'quantize') else 'f32'}[{shape}]"
+        if _is(chain, number, PANELS):
+            written = "u32[HIGH,SIXTEENTHS,4]"
+        yield f"//   {binding} write v{number} {written}{_over(chain, number)}"
+    sizes: tuple[str, ...] = ("ROWS", "COLUMNS", "WORKGROUP") if chain.is_row_wise else ("COUNT",)
+    if any(_is(chain, number, PANELS) for number in chain.results):
+        sizes += ("HIGH", "SIXTEENTHS")
     for k, name in enumerate(sizes):
         yield f"layout(constant_id = {k}) const uint {name} = 1;"
     for k, name in enumerate(chain.constants, len(sizes)):
@@ -64,7 +68,7 @@ def _head(chain: Chain) -> Iterator[str]:
     for number, letter in enumerate(chain.operands):
         yield from _buffers("readonly", number, number, letter == SCALAR)
     for binding, number in enumerate(chain.results, len(chain.operands)):
-        if _is_codes(chain, number):
+        if _is_words(chain, number):
             layout = f"layout(binding = {binding}, std430) writeonly buffer"
             yield f"{layout} B{binding} {{ uint v{number}q[]; }};"
         else:
@@ -76,7 +80,7 @@ def _over(chain: Chain, number: int) -> str:
 
     An operand is read once, by the invocation that writes the same elements of the results.
     """
-    if _is_codes(chain, number):
+    if _is_words(chain, number):
         return ""
     loops = _plan_loops(chain)
     read = [k for k, letter in enumerate(chain.operands) if letter == TENSOR]
@@ -93,9 +97,14 @@ def _buffers(access: str, binding: int, number: int, scalar: bool) -> Iterator[s
         yield f"{layout}x4 {{ vec4 v{number}f4[]; }};"
 
 
-def _is_codes(chain: Chain, number: int) -> bool:
+def _is(chain: Chain, number: int, op: str) -> bool:
     step = chain.numbered.get(number)
-    return step is not None and step.op == "quantize"
+    return step is not None and step.op == op
+
+
+def _is_words(chain: Chain, number: int) -> bool:
+    """Whether a result is written as words of four codes."""
+    return _is(chain, number, "quantize") or _is(chain, number, PANELS)
 
 
 def _accessors(chain: Chain) -> Iterator[str]:
@@ -103,7 +112,7 @@ def _accessors(chain: Chain) -> Iterator[str]:
         if letter != SCALAR:
             yield f"DEFINE_AT(v{number}f)"
     for number in chain.results:
-        if not _is_codes(chain, number):
+        if not _is_words(chain, number):
             yield f"DEFINE_SET(v{number}f)"
 
 
@@ -190,6 +199,7 @@ def _rows(chain: Chain) -> Iterator[str]:
     yield '#include "index.glsl"'
     yield '#include "absmax.glsl"'
     yield '#include "activations.glsl"'
+    yield '#include "panels.glsl"'
     yield '#include "reduce.glsl"'
     yield '#include "rows.glsl"'
     yield from _accessors(chain)
@@ -233,7 +243,7 @@ def _loop(chain: Chain, loops: _Loops, loop: int) -> Iterator[str]:
     yield "  }"
     for number in sorted(reductions):
         yield from (f"  {line}" for line in _reduce(chain, number))
-        if _is_codes(chain, number):
+        if _is(chain, number, "quantize"):
             yield "  if (gl_LocalInvocationIndex == 0) {"
             yield f"    v{number}q[ROWS * COLUMNS4 + row] = floatBitsToUint(r{number});"
             yield "  }"
@@ -248,9 +258,9 @@ def _value(chain: Chain, loops: _Loops, loop: int, number: int, kept: bool) -> I
     if letter == VECTOR:
         if here:
             yield f"const vec4 t{number} = v{number}f_at(0, i);"
-    elif loop == loops.made[number] and _is_codes(chain, number):
-        (x,) = chain.numbered[number].operands
-        yield f"v{number}q[row * COLUMNS4 + i] = pack_codes(t{x} * r{number});"
+    elif _is_words(chain, number):
+        if loop == loops.made[number]:
+            yield from _words(chain, number)
     elif loop == loops.made[number]:
         value = f"v{number}f_at(row, i)" if letter else _row_expression(chain, number)
         yield f"precise const vec4 t{number} = {value};"
@@ -258,9 +268,19 @@ def _value(chain: Chain, loops: _Loops, loop: int, number: int, kept: bool) -> I
             yield f"k{number}[c] = t{number};"
     elif here:
         yield f"const vec4 t{number} = k{number}[c];"
-    floats = number in chain.results and not _is_codes(chain, number)
+    floats = number in chain.results and not _is_words(chain, number)
     if floats and loop == loops.written(number):
         yield f"v{number}f_set(row, i, t{number});"
+
+
+def _words(chain: Chain, number: int) -> Iterator[str]:
+    """Write four codes."""
+    (x,) = chain.numbered[number].operands
+    if _is(chain, number, PANELS):
+        yield f"v{number}q[place_of_codes(row, i, SIXTEENTHS)] = q{x};"
+    else:
+        yield f"const uint q{number} = pack_codes(t{x} * r{number});"
+        yield f"v{number}q[row * COLUMNS4 + i] = q{number};"
 
 
 def _row_expression(chain: Chain, number: int) -> str:

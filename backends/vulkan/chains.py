@@ -13,7 +13,7 @@ are specialization constants: EPS_4 is the ``eps`` of step 4.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from ...graph.errors import BitgraphError
@@ -30,6 +30,9 @@ ELEMENTWISE = frozenset(
 
 ROW_WISE = frozenset({"rms_norm", "rms_norm_grad", "quantize"})
 """Ops that reduce each row before they give it."""
+
+PANELS = "panels"
+"""What is not an op: the codes of a quantized value once more, in panels (lowering/panels.py)."""
 
 ATTRIBUTES = {
     "scale": ("factor",),
@@ -89,6 +92,11 @@ class Chain:
             for name in ATTRIBUTES.get(step.op, ())
         )
 
+    def with_panels(self, number: int) -> "Chain":
+        """The chain that gives the codes of a quantized value in panels too, as its last result."""
+        steps = (*self.steps, Step(PANELS, (number,)))
+        return replace(self, steps=steps, results=(*self.results, max(self.numbered) + 1))
+
 
 def constant_of(attribute: str, number: int) -> str:
     """The specialization constant that holds an attribute of a step."""
@@ -113,7 +121,7 @@ def parse_chain(name: str) -> Chain:
     steps: list[Step] = []
     for number, text in enumerate(middle, len(letters)):
         match = _STEP.fullmatch(text)
-        if match is None or match[1] not in ELEMENTWISE | ROW_WISE:
+        if match is None or match[1] not in ELEMENTWISE | ROW_WISE | {PANELS}:
             raise BitgraphError(f"'{text}' is no step of a generated kernel in {name}")
         operands = tuple(int(part) for part in match[2].split("_")[1:])
         if any(operand >= number for operand in operands):

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from ....graph.ir import Node, Value
 from ....graph.ops import op_def
 from ....graph.ops.fused import expanded
-from ....graph.tensors import HostValue
+from ....graph.tensors import HostValue, Quantized
+from ....graph.types import DType
 from ....passes.fuse.patterns import ELEMENTWISE, ROW_PATTERNS
 from ..chains import (
     ATTRIBUTES,
+    PANELS,
     SCALAR,
     TENSOR,
     VECTOR,
@@ -18,6 +20,7 @@ from ..chains import (
     parse_chain,
 )
 from ..layout import assign
+from . import panels
 from .calls import (
     Lowering,
     Meaning,
@@ -60,6 +63,12 @@ def _rows(lowering: Lowering, node: Node) -> None:
     constants = {"ROWS": rows, "COLUMNS": columns, "WORKGROUP": workgroup, **attributes}
     operands = {f"v{k}": value for k, value in enumerate(node.inputs)}
     operands |= {f"v{k}": v for k, v in zip(chain.results, node.outputs, strict=True)}
+    for number, value in zip(chain.results, node.outputs, strict=True):
+        room = len(operands) < lowering.limits.bindings
+        if value.type.dtype is DType.Q8 and room and panels.wanted(lowering, value):
+            chain = chain.with_panels(number)
+            made = operands[f"v{chain.results[-1]}"] = panels.room_for_codes(lowering, value)
+            constants["HIGH"], constants["SIXTEENTHS"], _ = made.type.shape
     lowering.call(chain.name, groups_for(rows, 1, lowering.limits), constants, **operands)
 
 
@@ -103,6 +112,11 @@ def chain_meaning(name: str) -> Meaning:
     def meaning(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
         values = {k: operands[f"v{k}"] for k in range(len(chain.operands))}
         for number, step in chain.numbered.items():
+            if step.op == PANELS:
+                (codes,) = (values[k] for k in step.operands)
+                assert isinstance(codes, Quantized)
+                values[number] = panels.in_panels(codes, int(constants["HIGH"]))
+                continue
             attrs = {a: constants[constant_of(a, number)] for a in ATTRIBUTES.get(step.op, ())}
             result = op_def(step.op).eval(*(values[k] for k in step.operands), **attrs)
             assert not isinstance(result, tuple)

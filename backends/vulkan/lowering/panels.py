@@ -8,6 +8,7 @@ import numpy as np
 from ....graph.ir import Value
 from ....graph.tensors import GROUP, Array, Bytes, HostValue, Quantized, Ternary
 from ....graph.types import tensor
+from ....passes.fuse.projections import FEW_ROWS
 from ..variants import with_members
 from .calls import Lowering, Meaning, groups_for
 from .meanings import arrays
@@ -25,13 +26,27 @@ def of_codes(lowering: Lowering, x: Value) -> Value:
     """The codes of x, made once for each x."""
     if x.name not in lowering.panels:
         rows, inner = x.type.shape
-        high, sixteenths = padded(rows), inner // 16
-        made = lowering.scratch(tensor("u32", high, sixteenths, 4))
+        made = room_for_codes(lowering, x)
+        high, sixteenths, _ = made.type.shape
         constants = {"ROWS": rows, "INNER": inner, "HIGH": high, "SIXTEENTHS": sixteenths}
         groups = groups_for(high // 32 * sixteenths // 8, 1, lowering.limits)
         lowering.call("code_panels", groups, constants, x=x, y=made)
-        lowering.panels[x.name] = made
     return lowering.panels[x.name]
+
+
+def room_for_codes(lowering: Lowering, x: Value) -> Value:
+    """Where the codes of x are to be written."""
+    rows, inner = x.type.shape
+    made = lowering.scratch(tensor("u32", padded(rows), inner // 16, 4))
+    lowering.panels[x.name] = made
+    return made
+
+
+def wanted(lowering: Lowering, x: Value) -> bool:
+    """Whether products will ask for the codes of x, as far as its size tells."""
+    rows, inner = x.type.shape
+    able = "cooperative_matrix_s8" in lowering.limits.features
+    return able and rows > FEW_ROWS and inner % GROUP == 0
 
 
 def of_weights(lowering: Lowering, ws: Sequence[Value]) -> Value:
@@ -77,6 +92,14 @@ def from_panels(panels: Array) -> Array:
     return panels.reshape(rows // ROWS, -1, ROWS, width).swapaxes(1, 2).reshape(rows, columns)
 
 
+def in_panels(x: Quantized, high: int) -> Array:
+    """The codes of x for so many rows."""
+    codes = np.zeros((high, x.shape[1]), np.int8)
+    codes[: len(x.codes)] = x.codes
+    ordered = _in_turns(codes, GROUP // 32, 2)
+    return into_panels(ordered).view(np.uint32).reshape(high, -1, 4)
+
+
 def codes_from(xs: Array) -> Array:
     """The codes that `of_codes` was given."""
     return _in_turns(from_panels(xs.reshape(len(xs), -1).view(np.int8)), 2, GROUP // 32)
@@ -102,10 +125,7 @@ def _in_turns(codes: Array, first: int, second: int) -> Array:
 def _code_panels(constants: Mapping[str, int | float], operands: Mapping[str, HostValue]) -> None:
     x, (y,) = operands["x"], arrays(operands, "y")
     assert isinstance(x, Quantized)
-    codes = np.zeros((len(y), x.shape[1]), np.int8)
-    codes[: len(x.codes)] = x.codes
-    ordered = _in_turns(codes, GROUP // 32, 2)
-    y[...] = into_panels(ordered).view(np.uint32).reshape(y.shape)
+    y[...] = in_panels(x, len(y))
 
 
 def _packed(operands: Mapping[str, HostValue]) -> Bytes:
