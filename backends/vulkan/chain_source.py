@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from .chains import PANELS, ROW_WISE, SCALAR, TENSOR, VECTOR, Chain, parse_chain
+from .chains import ELEMENTWISE, PANELS, ROW_WISE, SCALAR, TENSOR, VECTOR, Chain, parse_chain
 
 _EXPRESSIONS = {
     "add": "{0} + {1}",
@@ -157,15 +157,17 @@ class _Loops:
         made: by number of the value.
         read: by number of the value, in ascending order.
         reduced: for each row-wise step the loop that reduces for it.
+        remade: element-wise values that later loops make again, as these read the operands anyway.
     """
 
     made: dict[int, int]
     read: dict[int, list[int]]
     reduced: dict[int, int]
+    remade: frozenset[int]
 
-    def kept(self, number: int) -> bool:
-        """Whether a value is read in a later loop than it is made in."""
-        return any(loop > self.made[number] for loop in self.read[number])
+    def later(self, number: int) -> set[int]:
+        """Loops behind the one that makes a value, in which it is read."""
+        return {loop for loop in self.read[number] if loop > self.made[number]}
 
     def written(self, number: int) -> int:
         """The loop that writes a result: the last that has it, as loads do not overtake writes."""
@@ -191,7 +193,13 @@ def _plan_loops(chain: Chain) -> _Loops:
             read[k] = sorted({*read[k], *loops})
     for number in range(len(chain.operands)):
         made[number] = min(read[number], default=0)
-    return _Loops(made, read, reduced)
+    remade = (
+        number
+        for number, step in chain.numbered.items()
+        if step.op in ELEMENTWISE
+        and all(set(read[number]) - {made[number]} <= set(read[k]) for k in step.operands)
+    )
+    return _Loops(made, read, reduced, frozenset(remade))
 
 
 def _rows(chain: Chain) -> Iterator[str]:
@@ -221,7 +229,8 @@ def _rows(chain: Chain) -> Iterator[str]:
 def _in_registers(chain: Chain, loops: _Loops) -> Iterator[int]:
     """Numbers of the values that are kept from loop to loop."""
     for number in sorted(loops.made):
-        if chain.operands[number : number + 1] in (TENSOR, "") and loops.kept(number):
+        is_tensor = chain.operands[number : number + 1] in (TENSOR, "")
+        if is_tensor and loops.later(number) and number not in loops.remade:
             yield number
 
 
@@ -266,6 +275,8 @@ def _value(chain: Chain, loops: _Loops, loop: int, number: int, kept: bool) -> I
         yield f"precise const vec4 t{number} = {value};"
         if kept:
             yield f"k{number}[c] = t{number};"
+    elif here and number in loops.remade:
+        yield f"precise const vec4 t{number} = {_expression(chain, number)};"
     elif here:
         yield f"const vec4 t{number} = k{number}[c];"
     floats = number in chain.results and not _is_words(chain, number)

@@ -34,7 +34,8 @@ class BudgetError(GraphError):
 class Checkpoint:
     """Keeps a step within a memory budget by computing values again for the backward pass.
 
-    Runs on the joint graph, after the optimizer. What is computed again has the bits it had.
+    Runs on the joint graph, after the optimizer. What is computed again has the bits it had. What
+    costs nothing (`Layer.free`) is computed again in any case.
 
     Attributes:
         budget: of all memory of the step: inputs (weights, params and states among them) and
@@ -51,21 +52,22 @@ class Checkpoint:
     reserve: int = 0
 
     def __call__(self, graph: Graph) -> Graph:
-        """The graph with clones in its backward pass; itself if it fits as it is.
+        """The graph with clones in its backward pass.
 
         Raises:
             BitgraphError: the budget is no size.
             BudgetError: no choice fits it.
         """
-        if not self.budget:
-            return graph
-        budget = parse_size(self.budget) - self.reserve
-        if predicted_bytes(graph, self.footprint) <= budget:
-            return graph
         if any(is_recomputed(node) for node in graph.nodes):
             raise GraphError(f"graph @{graph.name} is checkpointed already; run the pass once")
         layers = find_layers(graph)
         offered = _offered(layers, self.costs)
+        everything = rewritten(graph, layers, [each[0] for each in offered])
+        if not self.budget:
+            return everything
+        budget = parse_size(self.budget) - self.reserve
+        if predicted_bytes(everything, self.footprint) <= budget:
+            return everything
         choices = measure(graph, layers, offered, self.footprint)
         chosen = cheapest(choices, budget - input_bytes(graph))
         if chosen is not None:
@@ -80,7 +82,7 @@ class Checkpoint:
 
 
 UNLIMITED = Checkpoint()
-"""The pass that changes nothing."""
+"""The pass that computes again what costs nothing."""
 
 
 def predicted_bytes(graph: Graph, footprint: Footprint = PLAIN) -> int:

@@ -37,7 +37,7 @@ class Policy:
 
 
 def policies(layer: Layer, costs: CostTable) -> tuple[Policy, ...]:
-    """Policies of a layer from the one that recomputes nothing to the one that saves least.
+    """Policies of a layer from the one that takes no time to the one that saves least.
 
     They are all that are cheapest at some price: the corners of the lower hull of bytes against
     seconds.
@@ -68,7 +68,10 @@ class _Network:
 
     def __init__(self, layer: Layer, costs: CostTable) -> None:
         self._layer = layer
-        self._seconds = [0.0 if is_view(n) else costs.seconds(n) for n in layer.nodes]
+        self._seconds = [
+            0.0 if is_view(node) or position in layer.free else costs.seconds(node)
+            for position, node in enumerate(layer.nodes)
+        ]
         self._home: dict[str, str] = {}
         self._maker: dict[str, int] = {}
         self._size: dict[str, int] = {}
@@ -90,8 +93,8 @@ class _Network:
         return 0.5 / max(sum(self._seconds), 1e-9)
 
     def everything_saved(self) -> Policy:
-        """Nothing is recomputed."""
-        return self._policy(frozenset())
+        """Nothing is recomputed that takes time."""
+        return self._policy(self._layer.free)
 
     def cut(self, price: float) -> Policy:
         """The cheapest policy at a price in bytes for a second."""

@@ -8,6 +8,7 @@ from functools import cache
 from ...graph.analysis import storage
 from ...graph.ir import Graph, Node
 from ...graph.ops import op_def
+from ..fuse.elementwise import is_elementwise
 
 RECOMPUTE = "recompute"
 """Component of the scope of nodes that compute something again."""
@@ -27,6 +28,8 @@ class Layer:
         wanted: values of the layer that backward nodes of the layer read.
         kept: values of the layer that backward nodes outside of it read; they are always saved.
         held: values from elsewhere that are there in the backward pass anyway.
+        free: positions of element-wise nodes whose operands backward reads anyway. To compute them
+            again where these are read takes neither memory nor, once fused, time.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Layer:
     wanted: frozenset[str]
     kept: frozenset[str]
     held: frozenset[str]
+    free: frozenset[int] = frozenset()
 
 
 @cache
@@ -97,12 +101,21 @@ def _layer(
 ) -> Layer:
     made = {value.name for node in nodes for value in node.outputs}
     read = {home[value.name] for node in nodes for value in node.inputs} - made
+    wanted = frozenset(value for value in made if readers.get(value) == {name})
+    free = (
+        position
+        for position, node in enumerate(nodes)
+        if is_elementwise(node)
+        and node.outputs[0].name in wanted
+        and all(home[v.name] in persistent or home[v.name] in readers for v in node.inputs)
+    )
     return Layer(
         name,
         nodes,
-        wanted=frozenset(value for value in made if readers.get(value) == {name}),
+        wanted,
         kept=frozenset(value for value in made if readers.get(value, {name}) != {name}),
         held=frozenset(value for value in read if value in persistent or value in readers),
+        free=frozenset(free),
     )
 
 

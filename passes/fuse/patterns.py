@@ -62,6 +62,66 @@ ROW_PATTERNS = (
         also=("sum",),
     ),
     Pattern(
+        "squared_relu_gate_grad_norm_again",
+        """
+        dgated  = rms_norm_grad(dnormed, gated, weight)
+        gated   = mul(active, up)
+        normed  = rms_norm(gated, weight)
+        active  = squared_relu(gate)
+        dup     = mul(dgated, active)
+        dactive = mul(dgated, up)
+        dgate   = mul(dactive, slope)
+        slope   = scale(half)
+        half    = relu(gate)
+        """,
+        also=("dgated",),
+        absorbs=("add",),
+    ),
+    Pattern(
+        "silu_gate_grad_norm_again",
+        """
+        dgated  = rms_norm_grad(dnormed, gated, weight)
+        gated   = mul(active, up)
+        normed  = rms_norm(gated, weight)
+        active  = silu(gate)
+        dup     = mul(dgated, active)
+        dactive = mul(dgated, up)
+        dgate   = mul(dactive, slope)
+        slope   = silu_slope(gate)
+        """,
+        also=("dgated",),
+        absorbs=("add",),
+    ),
+    Pattern(
+        "squared_relu_gate_grad_again",
+        """
+        dgated  = rms_norm_grad(dnormed, gated, weight)
+        gated   = mul(active, up)
+        active  = squared_relu(gate)
+        dup     = mul(dgated, active)
+        dactive = mul(dgated, up)
+        dgate   = mul(dactive, slope)
+        slope   = scale(half)
+        half    = relu(gate)
+        """,
+        also=("dgated",),
+        absorbs=("add",),
+    ),
+    Pattern(
+        "silu_gate_grad_again",
+        """
+        dgated  = rms_norm_grad(dnormed, gated, weight)
+        gated   = mul(active, up)
+        active  = silu(gate)
+        dup     = mul(dgated, active)
+        dactive = mul(dgated, up)
+        dgate   = mul(dactive, slope)
+        slope   = silu_slope(gate)
+        """,
+        also=("dgated",),
+        absorbs=("add",),
+    ),
+    Pattern(
         "squared_relu_gate_grad",
         """
         dgated  = rms_norm_grad(dnormed, gated, weight)

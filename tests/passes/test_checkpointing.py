@@ -18,6 +18,7 @@ from bitgraph.graph.verify import verify
 from bitgraph.passes.checkpoint.checkpoint import Checkpoint, predicted_bytes
 from bitgraph.passes.checkpoint.layers import is_recomputed
 from bitgraph.passes.cleanup import EliminateDeadCode, MergeCommonSubexpressions
+from bitgraph.passes.fuse.elementwise import is_elementwise
 from graphs import training_graph
 from op_cases import assert_same_bits
 from tiny_model import batch_values, model_values, random_batch, random_values
@@ -107,9 +108,13 @@ def test_several_steps_train_the_same_params(share: float) -> None:
         assert np.array_equal(found[name], array), name
 
 
-def test_what_fits_is_left_alone() -> None:
-    assert Checkpoint()(plain()) == plain()
-    assert Checkpoint(budget_of(1.0))(plain()) == plain()
+def test_of_what_fits_only_what_costs_nothing_is_computed_again() -> None:
+    slim = Checkpoint()(plain())
+    assert Checkpoint(budget_of(1.0))(plain()) == slim
+    again = [node for node in slim.nodes if is_recomputed(node)]
+    assert again
+    assert all(is_elementwise(node) for node in again)
+    assert predicted_bytes(slim) <= predicted_bytes(plain())
 
 
 def test_clean_up_does_not_undo_it() -> None:

@@ -1,5 +1,6 @@
 """Minimum cuts checked by hand, and the integer program against brute force."""
 
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -45,8 +46,9 @@ def costs_by_op(**seconds: float) -> CostTable:
 
 
 def chain() -> Layer:
+    """The layer, with a cost for its element-wise nodes."""
     (layer,) = find_layers(read(CHAIN))
-    return layer
+    return replace(layer, free=frozenset())
 
 
 def names(layer: Layer, policy: Policy) -> set[str]:
@@ -58,6 +60,19 @@ def test_a_layer_knows_what_backward_reads() -> None:
     assert layer.wanted == {"b", "c", "d"}
     assert layer.kept == {"e"}  # the loss's gradient reads it
     assert layer.held == {"x", "w", "v"}
+
+
+def test_what_backward_can_make_from_what_it_reads_is_free() -> None:
+    """c of b, which backward reads; not b of a, which it does not read."""
+    (layer,) = find_layers(read(CHAIN))
+    assert {layer.nodes[k].outputs[0].name for k in layer.free} == {"c"}
+    found = policies(layer, costs_by_op(relu=1.0, squared_relu=1.0, matmul=10.0))
+    assert [names(layer, policy) for policy in found] == [
+        {"c"},
+        {"a", "b", "c"},
+        {"a", "b", "c", "d"},
+    ]
+    assert [policy.seconds for policy in found] == [0, 11, 21]
 
 
 def test_cuts_from_everything_saved_to_everything_recomputed() -> None:
@@ -94,7 +109,7 @@ def test_policies_lie_on_a_convex_hull() -> None:
             (a.saved_bytes - b.saved_bytes) / (b.seconds - a.seconds) for a, b in pairwise(found)
         ]
         assert all(first > second * 0.999 for first, second in pairwise(slopes))
-        assert found[0].recomputed == frozenset()
+        assert found[0].recomputed == layer.free
         assert found[0].seconds == 0
 
 

@@ -28,6 +28,9 @@ from bitgraph.graph.types import tensor
 from bitgraph.graph.verify import verify
 from bitgraph.models.bitnet.forward import decode_graph, loss_graph
 from bitgraph.models.data.batching import TokenBatch
+from bitgraph.passes.checkpoint.checkpoint import Checkpoint
+from bitgraph.passes.checkpoint.layers import find_layers
+from bitgraph.passes.checkpoint.rewrite import rematerialize
 from bitgraph.passes.fuse.fuse import Fuse
 from bitgraph.passes.fuse.group import fused_node
 from bitgraph.passes.fuse.patterns import ELEMENTWISE, ROW_PATTERNS
@@ -75,13 +78,25 @@ def test_fixed_cases(op: OpDef, case: Case, run: Run, limits: Limits) -> None:
 # Every pattern, as it is found in models
 
 
+def normed_behind_gates(graph: Graph) -> set[str]:
+    """Names of what gradients of gates read, and of the norm in front of them."""
+    names: set[str] = set()
+    for layer in find_layers(graph):
+        free = {layer.nodes[k].outputs[0] for k in layer.free}
+        names |= {value.name for value in free}
+        norms = (n for n in layer.nodes if n.op == "rms_norm" and n.inputs[0] in free)
+        names |= {node.outputs[0].name for node in norms}
+    return names
+
+
 def found_nodes() -> dict[str, Node]:
     """The first fused node of every pattern in graphs of a tiny model with either activation."""
     nodes: dict[str, Node] = {}
     for act in ("relu2", "silu"):
         config = replace(CONFIG, hidden_act=act)
         step = PassManager(parse_pipeline(TRAINING)).run(loss_graph(config, 6))
-        for graph in (step, decode_graph(config, 32)):
+        normed = rematerialize(step, normed_behind_gates(step))
+        for graph in (step, Checkpoint()(step), normed, decode_graph(config, 32)):
             for pattern in PATTERNS:
                 for node in Fuse(only=(pattern.name,))(graph).nodes:
                     if node.op == FUSED:
