@@ -19,6 +19,7 @@
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #include "halves.glsl"
+#include "power.glsl"
 
 const uint UNIT = 16;
 const uint STEPS = WIDTH / UNIT;     // products of two matrices along a row
@@ -50,16 +51,6 @@ uint first_head();
 // Where a line lies among all queries of all heads.
 uint place_of(uint line) {
   return line / SHARE * HEADS + first_head() + line % SHARE;
-}
-
-// The nearest to x that f16 has, of its normal numbers. By bits, since NVIDIA's compiler takes what is
-// narrowed and widened again for x itself.
-vec4 rounded(vec4 x) {
-  return uintBitsToFloat((floatBitsToUint(x) + 0x1000) & 0xFFFFE000);
-}
-
-float inverse_of(float power) {
-  return uintBitsToFloat((254 << 23) - floatBitsToUint(power));
 }
 
 // Splits a tile of an operand, from next[first] on, into the areas `area` and the next one.

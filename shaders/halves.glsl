@@ -4,6 +4,12 @@ uvec2 to_halves(vec4 x) {
   return uvec2(packHalf2x16(x.xy), packHalf2x16(x.zw));
 }
 
+// The nearest to x that f16 has, of its normal numbers. By bits, since NVIDIA's compiler takes what is
+// narrowed and widened again for x itself.
+vec4 rounded(vec4 x) {
+  return uintBitsToFloat((floatBitsToUint(x) + 0x1000) & 0xFFFFE000);
+}
+
 // Codes 0 to 2 in the low bits of two 16-bit halves as f16: 0xbc00, 0 and 0x3c00.
 uint codes_to_halves(uint codes) {
   const uint odd = ~codes & 0x00010001;

@@ -3,3 +3,8 @@
 float power_below(uint bits) {
   return uintBitsToFloat(clamp(bits >> 23, 1, 253) << 23);
 }
+
+// One over such a power, exactly.
+float inverse_of(float power) {
+  return uintBitsToFloat((254 << 23) - floatBitsToUint(power));
+}

@@ -11,7 +11,8 @@
 // x and w give their scales; their codes are in xs and ws, in panels (panels.glsl), those of x in the
 // order of the words of ternary weights, those of all w below each other.
 //
-// With SHARED and REST it is two kernels (share.glsl).
+// With SHARED and REST it is two kernels (share.glsl). With HALVES, behind LOW, the adapter's part is
+// multiplied on matrix units too (low_units.glsl); RANK is then at most 16.
 //
 // Reference: op ternary_matmul. INNER is a multiple of 128, HIGH and WIDE too, COLUMNS of 4, and of 128 if
 // there are several w.
@@ -194,16 +195,24 @@ MATRIX_F32(b@, AT_b@, COLUMNS@, RANK)
 DEFINE_ADD_LOW(add_low@, load_low@, load_b@)
 #endif
 
-void store_square@(uint row, uint apart, uint column, uvec4 bits[4]) {
+// Finish a square and write it. With HALVES `square` has the adapter's part of it.
+void store_square@(uint row, uint apart, uint column, uvec4 bits[4], vec4 square[4]) {
   const float w_scale = uintBitsToFloat(w@[COLUMNS@ * (INNER / 16)]);
-  vec4 square[4];
   [[unroll]] for (uint i = 0; i < 4; i++) {
     const uint line = min(row + i * apart, ROWS - 1);
     const float x_scale = intBitsToFloat(x[ROWS * (INNER / 4) + line]);
-    square[i] = vec4(ivec4(bits[i])) / x_scale * w_scale;
+    const vec4 y = vec4(ivec4(bits[i])) / x_scale * w_scale;
+#ifdef HALVES
+    square[i] += y;
+#else
+    square[i] = y;
+#endif
   }
+#ifdef HALVES
+#else
 #ifdef LOW
   add_low@(square, row, apart, column);
+#endif
 #endif
   finish(square, row, apart, column);
 #ifdef ROTATED
@@ -219,17 +228,46 @@ void store_square@(uint row, uint apart, uint column, uvec4 bits[4]) {
     }
   }
 }
+#ifdef HALVES
+
+void fetch_low@(uint row, uint column, out vec4 lows[LOW_QUADS], out vec4 ups[UP_QUADS]) {
+  const uint thread = gl_LocalInvocationIndex;
+  [[unroll]] for (uint i = 0; i < LOW_QUADS; i++) {
+    const uint line = min(row + thread + i / 4 * WORKGROUP, ROWS - 1);
+    lows[i] = i % 4 * 4 < RANK ? inside_low@(line, i % 4 * 4) : vec4(0);
+  }
+  [[unroll]] for (uint i = 0; i < UP_QUADS; i++) {
+    const uint line = min(column + column_at(thread + i / 4 * WORKGROUP), COLUMNS@ - 1);
+    ups[i] = i % 4 * 4 < RANK ? inside_b@(line, i % 4 * 4) : vec4(0);
+  }
+}
+#endif
 #pragma end
 
 uvec4 quad_at(uint place) {
   return staged[place];
 }
 
+#ifdef HALVES
+void fetch_low(uint row, uint column, out vec4 lows[LOW_QUADS], out vec4 ups[UP_QUADS]) {
+#pragma each
+  if (@ + 1 == MEMBERS || column < COLUMNS@) {
+    fetch_low@(row, column, lows, ups);
+    return;
+  }
+  column -= COLUMNS@;
+#pragma end
+}
+
+void store_square(uint row, uint apart, uint place, uvec4 bits[4], vec4 low[4]) {
+#else
 void store_square(uint row, uint apart, uint place, uvec4 bits[4]) {
+  vec4 low[4];
+#endif
   uint column = place / TILE_N * TILE_N + column_at(place % TILE_N);
 #pragma each
   if (@ + 1 == MEMBERS || column < COLUMNS@) {
-    store_square@(row, apart, column, bits);
+    store_square@(row, apart, column, bits, low);
     return;
   }
   column -= COLUMNS@;

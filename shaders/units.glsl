@@ -26,7 +26,8 @@
 //   quad_at(place)        16 bytes of `staged` from there on
 //   store_quad(row, column, bits)  takes the bits of four sums of a row; or, with OWN_SQUARES defined,
 //   store_square(row, apart, column, bits)  takes those of the rows row, row + apart, ... together
-// With SHARED defined, tiles may be shared: see share.glsl.
+// With SHARED defined, tiles may be shared: see share.glsl. With HALVES store_square(row, apart, column,
+// bits, low) also takes an adapter's part of these sums: see low_units.glsl.
 //
 // WARP_N is a multiple of STRIP, and STRIP / 4 * UNIT is 4 * SUBGROUP_SIZE, so that each thread has four
 // rows of a unit's height.
@@ -51,8 +52,16 @@ const uint PITCH_SUMS = (STRIP + 4) * 4 / STAGED_BYTES;
 const uint SIZE_SUMS = WORKGROUP / SUBGROUP_SIZE * UNIT * PITCH_SUMS;
 const uint SIZE_HALVES = 2 * (SIZE_A + SIZE_B);
 const uint DEPTH = 2 * UNIT_K / TERMS;  // values of k of both halves
+#ifdef HALVES
+const uint PITCH_LOW = 5;
+const uint FIRST_LOW = SIZE_SUMS > TILE_N * PITCH_LOW ? SIZE_SUMS : TILE_N * PITCH_LOW;
+const uint FIRST_POWERS = FIRST_LOW + TILE_M * PITCH_LOW;
+const uint SIZE_AFTER = FIRST_POWERS + TILE_N / 4;
+#else
+const uint SIZE_AFTER = SIZE_SUMS;
+#endif
 
-shared STAGED staged[SIZE_HALVES > SIZE_SUMS ? SIZE_HALVES : SIZE_SUMS];
+shared STAGED staged[SIZE_HALVES > SIZE_AFTER ? SIZE_HALVES : SIZE_AFTER];
 
 void fetch_a(uint set, uint row, uint k);
 void fetch_b(uint set, uint column, uint k);
@@ -71,6 +80,10 @@ void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
 }
 #endif
 
+#ifdef HALVES
+#include "low_units.glsl"
+void store_square(uint row, uint apart, uint column, uvec4 bits[4], vec4 low[4]);
+#endif
 #ifdef SHARED
 bool keeps_sums();
 void keep_square(uint row, uint apart, uint column, uvec4 bits[4]);
@@ -146,6 +159,21 @@ void multiply_tile(uint row, uint column, uint begin, uint end) {
   }
   // Only matrix units know which thread has which sum, so they go by way of shared memory.
   const uint base = gl_SubgroupID * UNIT * PITCH_SUMS;
+#ifdef HALVES
+  coopmat<float16_t, gl_ScopeSubgroup, UNIT, UNIT, gl_MatrixUseB> ups[2 * UNITS_N];
+#ifdef SHARED
+  if (!keeps_sums())
+#endif
+  {
+    stage_low(row, column);
+    barrier();
+    [[unroll]] for (uint u = 0; u < 2 * UNITS_N; u++) {
+      const uint first = (warp_n + u / 2 * UNIT) * PITCH_LOW + u % 2 * 2;
+      coopMatLoad(ups[u], staged, first, PITCH_LOW, gl_CooperativeMatrixLayoutColumnMajor);
+    }
+    barrier();
+  }
+#endif
   [[unroll]] for (uint i = 0; i < UNITS_M * WARP_N / STRIP; i++) {
     const uint m = i / (WARP_N / STRIP), strip = i % (WARP_N / STRIP) * STRIP;
     [[unroll]] for (uint n = 0; n < STRIP / UNIT; n++) {
@@ -166,7 +194,34 @@ void multiply_tile(uint row, uint column, uint begin, uint end) {
     } else
 #endif
     {
+#ifdef HALVES
+      subgroupBarrier();
+      coopmat<float16_t, gl_ScopeSubgroup, UNIT, UNIT, gl_MatrixUseA> lows[2];
+      const uint first = FIRST_LOW + (warp_m + m * UNIT) * PITCH_LOW;
+      [[unroll]] for (uint u = 0; u < 2; u++) {
+        coopMatLoad(lows[u], staged, first + 2 * u, PITCH_LOW,
+                    gl_CooperativeMatrixLayoutRowMajor);
+      }
+      [[unroll]] for (uint n = 0; n < STRIP / UNIT; n++) {
+        const uint u = 2 * (strip / UNIT + n);
+        coopmat<float, gl_ScopeSubgroup, UNIT, UNIT, gl_MatrixUseAccumulator> part;
+        part = coopmat<float, gl_ScopeSubgroup, UNIT, UNIT, gl_MatrixUseAccumulator>(0);
+        part = coopMatMulAdd(lows[1], ups[u], part);
+        part = coopMatMulAdd(lows[0], ups[u + 1], part);
+        part = coopMatMulAdd(lows[0], ups[u], part);
+        coopMatStore(part, staged, base + n * UNIT * 4 / STAGED_BYTES, PITCH_SUMS,
+                     gl_CooperativeMatrixLayoutRowMajor);
+      }
+      subgroupBarrier();
+      vec4 low[4];
+      [[unroll]] for (uint r = 0; r < 4; r++) {
+        const uint own = base + (line + r * APART) * PITCH_SUMS + quad;
+        low[r] = low_part(own, own_row + r * APART, own_column);
+      }
+      store_square(row + own_row, APART, column + own_column, bits, low);
+#else
       store_square(row + own_row, APART, column + own_column, bits);
+#endif
     }
     subgroupBarrier();
   }

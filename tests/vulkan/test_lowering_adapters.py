@@ -12,7 +12,7 @@ from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.build import GraphBuilder
 from bitgraph.graph.ir import Graph, Role, Value
 from bitgraph.graph.ops.draws import normal
-from bitgraph.graph.tensors import HostValue
+from bitgraph.graph.tensors import HostValue, Quantized
 from bitgraph.graph.types import tensor
 from bitgraph.passes.fuse.fuse import Fuse
 from op_cases import assert_close
@@ -249,6 +249,38 @@ def test_matrix_units_on_device(graph: Graph) -> None:
     assert_right(graph, run_on_device(Fuse()(graph), values), values)
 
 
+@pytest.mark.parametrize("rank", [3, 16])
+def test_an_adapters_part_on_matrix_units_is_nearly_f32(rank: int) -> None:
+    """Beside the magnitudes that are added up, of rows and columns from 1e-15 to 1e15."""
+    b = GraphBuilder("part")
+    codes = b.add_input("codes", tensor("q8", 200, 128), Role.INPUT)
+    low, up = (b.add_input(n, tensor("f32", 200, rank), Role.INPUT) for n in ("low", "b"))
+    y = b.op("ternary_matmul", codes, b.add_input("w", tensor("t2", 200, 128), Role.WEIGHT))
+    graph = b.finish((b.op("add", y, b.op("matmul", low, up, transpose_b=True)),))
+    values = drawn(graph)
+    values["codes"] = Quantized(np.zeros((200, 128), np.int8), np.ones((200, 1), np.float32))
+    magnitudes = np.geomspace(1e-15, 1e15, 200, dtype=np.float32)[:, None]
+    values |= {"low": values["low"] * magnitudes, "b": values["b"] * magnitudes[::-1]}
+    values["low"][7] = values["b"][9] = 0
+    factors = [np.float64(values[name]) for name in ("low", "b")]
+    magnitude = np.max(np.abs(factors[0]), axis=1)[:, None] * np.max(np.abs(factors[1]), axis=1)
+    results = [simulate(Fuse()(graph), values, UNITS)]
+    if device_limits().features >= UNITS.features:
+        results.append(run_on_device(Fuse()(graph), values))
+    for (result,) in (result.values() for result in results):
+        assert np.all(np.abs(result - factors[0] @ factors[1].T) <= 2e-6 * magnitude)
+
+
+def test_adapters_of_high_rank_are_added_in_f32() -> None:
+    """And all adapters without matrix units for f16, or without shared memory to spare."""
+    (name, *_) = kernels_of(Fuse()(forward(300, 128, (128,), 17)), UNITS)[::-1]
+    assert name == "ternary_matmul_cm+low"
+    without = replace(UNITS, features=UNITS.features - {"cooperative_matrix_f16"})
+    for limits in (without, replace(UNITS, shared_memory=20480)):
+        (name, *_) = kernels_of(Fuse()(forward(300, 128, (128,), 16)), limits)[::-1]
+        assert name == "ternary_matmul_cm+low"
+
+
 SHARED = [
     pytest.param(graph, id=graph.name)
     for graph in (
@@ -315,14 +347,14 @@ def test_large_matrices_on_device(graph: Graph, cores: int) -> None:
 
 def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
     names = kernels_of(Fuse()(forward(40, 256, (128, 64, 64), 16)), UNITS)
-    products = ["ternary_matmul_cm+low"] * 3
+    products = ["ternary_matmul_cm+low+halves"] * 3
     assert sorted(names) == ["code_panels", *products, *["ternary_panels"] * 3, "thin_matmul+3"]
     names = kernels_of(Fuse()(forward(40, 256, (128, 256, 128), 16)), UNITS)
-    together = ["code_panels", "ternary_matmul_cm+low+3", "ternary_panels+3", "thin_matmul+3"]
-    assert sorted(names) == together
+    together = ["code_panels", "ternary_matmul_cm+low+halves+3", "ternary_panels+3"]
+    assert sorted(names) == [*together, "thin_matmul+3"]
     names = kernels_of(Fuse()(attention_input(40, 256, (2, 1, 1), 16)), UNITS)
-    together[1] = "ternary_matmul_cm+low+rotated+3"
-    assert sorted(names) == together
+    together[1] = "ternary_matmul_cm+low+rotated+halves+3"
+    assert sorted(names) == [*together, "thin_matmul+3"]
     names = kernels_of(Fuse()(backward(40, 256, (128, 64, 64), 16)), UNITS)
     assert sorted(names) == sorted(
         [
@@ -339,14 +371,14 @@ def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
 def test_products_that_are_not_alike_have_dispatches_of_their_own() -> None:
     """Other ranks, other angles, a tile that would belong to two, too few bindings."""
     names = kernels_of(Fuse()(forward(40, 256, (128, 128), 16, head=128)), UNITS)
-    assert names.count("ternary_matmul_cm+low+rotated") == 2
+    assert names.count("ternary_matmul_cm+low+rotated+halves") == 2
     names = kernels_of(Fuse()(forward(40, 256, (128, 192), 0)), UNITS)
     assert names.count("ternary_matmul_cm") == 2
     few = replace(UNITS, bindings=13)
     names = kernels_of(Fuse()(forward(40, 256, (128, 128, 128), 0)), few)
     assert names == ["code_panels", "ternary_panels+3", "ternary_matmul_cm+3"]
     names = kernels_of(Fuse()(forward(40, 256, (128, 128, 128), 4)), few)
-    assert {"ternary_matmul_cm+low+2", "ternary_matmul_cm+low"} < set(names)
+    assert {"ternary_matmul_cm+low+halves+2", "ternary_matmul_cm+low+halves"} < set(names)
 
 
 def test_a_product_that_another_adds_is_there_before() -> None:
@@ -430,6 +462,11 @@ VARIANTS = [
     ),
     *(f"ternary_matmul_cm{low}{half}+3" for low in ("", "+low") for half in ("", "+shared")),
     *(f"ternary_matmul_cm+low+rotated{half}+3" for half in ("", "+shared", "+rest")),
+    *(
+        f"ternary_matmul_cm+low{option}+halves{half}{members}"
+        for option, members in (("", ""), ("", "+3"), ("+rotated", "+3"), ("+added", ""))
+        for half in ("", "+shared")
+    ),
     "ternary_matmul_t_cm+low+shared+3",
     "ternary_matmul_t_cm+low+rest+3",
     *(f"{name}{members}" for name in MEANINGS for members in ("", "+3")),

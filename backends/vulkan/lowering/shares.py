@@ -116,6 +116,7 @@ def call_shared(
     constants: Mapping[str, int],
     operands: Mapping[str, Value | Part],
     members: str = "",
+    multiplying: str = "",
 ) -> None:
     """Add the call of a kernel with share.glsl, or the two calls.
 
@@ -126,15 +127,17 @@ def call_shared(
         constants: those that the kernel has besides.
         operands: by name.
         members: what a kernel's name gets for them (`variants.with_members`).
+        multiplying: options that are not for the second call, which only adds up.
     """
     sizes = {**constants, **share.tile.constants}
     groups = groups_for(share.whole + share.units, 1, lowering.limits)
     if not share.rest:
-        lowering.call(f"{kernel}{members}", groups, sizes, **operands)
+        lowering.call(f"{kernel}{multiplying}{members}", groups, sizes, **operands)
         return
     sizes |= {"WHOLE": share.whole, "PARTS": share.parts, "UNITS": share.units}
     parts = lowering.scratch(tensor("f32", share.units, share.tile.rows, share.tile.columns))
-    lowering.call(f"{kernel}+shared{members}", groups, sizes, **operands, parts=parts)
+    name = f"{kernel}{multiplying}+shared{members}"
+    lowering.call(name, groups, sizes, **operands, parts=parts)
     groups = groups_for(share.rest * share.tile.strips, 1, lowering.limits)
     lowering.call(f"{kernel}+rest{members}", groups, sizes, **operands, sums=parts)
 

@@ -20,10 +20,14 @@ from .matvec import Around, Member, is_matvec, ternary_matvec
 from .meanings import arrays
 from .quantize import dequantize
 from .shares import Share, call_shared, share_for, shared_meaning
-from .tiles import tile_for
+from .tiles import SUBGROUP, Tile, tile_for
 
 _DEPTH = 64
 """Values of the inner axis that a step of ternary_matmul_cm takes."""
+_MOST_RANK = 16
+"""Rank of an adapter whose part is for matrix units."""
+_LINE_BYTES, _STRIP_BYTES = 80, 16 * 36 * 4
+"""Shared memory of such a part for each row and column, and of the sums that a subgroup stores."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +163,19 @@ def _on_units(lowering: Lowering, x: Value, members: Sequence[Projection]) -> No
     around = {"added": common.added, "table": common.table}
     operands |= {name: value for name, value in around.items() if value is not None}
     constants |= common.constants
+    halves = "+halves" * _takes_halves(lowering, common.low, share.tile)
     kernel = f"ternary_matmul_cm{common.options}"
-    call_shared(lowering, kernel, share, constants, operands, with_members("", len(members)))
+    names = with_members("", len(members)), halves
+    call_shared(lowering, kernel, share, constants, operands, *names)
+
+
+def _takes_halves(lowering: Lowering, low: Value | None, tile: Tile) -> bool:
+    """Whether an adapter's part of a tile is for matrix units too (low_units.glsl)."""
+    if low is None or "cooperative_matrix_f16" not in lowering.limits.features:
+        return False
+    strips = tile.threads // SUBGROUP * _STRIP_BYTES
+    needed = max(strips, _LINE_BYTES * tile.columns) + _LINE_BYTES * tile.rows + 4 * tile.columns
+    return low.type.shape[1] <= _MOST_RANK and needed <= lowering.limits.shared_memory
 
 
 def _way(lowering: Lowering, x: Value, w: Value) -> str:

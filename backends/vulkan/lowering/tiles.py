@@ -20,7 +20,7 @@ _INNER_WANTED = 128
 _INNER_OF_LARGE = 256
 """The same for parts of a large tile."""
 _LANES = (32, 16, 8, 4, 2, 1)
-_SUBGROUP = 32
+SUBGROUP = 32
 """Threads of a subgroup for which the tiles of matrix units are cut."""
 
 
@@ -72,8 +72,8 @@ def plain_tile(rows: int, columns: int, quads_m: int = 1, quads_n: int = 1) -> T
 
 def units_tile(rows: int, columns: int, warp_m: int, warp_n: int) -> Tile:
     """A tile for units.glsl, of subgroups with so many sums each."""
-    inside = (("WARP_M", warp_m), ("WARP_N", warp_n), ("SUBGROUP_SIZE", _SUBGROUP))
-    return Tile(rows, columns, inside, rows // warp_m * (columns // warp_n) * _SUBGROUP)
+    inside = (("WARP_M", warp_m), ("WARP_N", warp_n), ("SUBGROUP_SIZE", SUBGROUP))
+    return Tile(rows, columns, inside, rows // warp_m * (columns // warp_n) * SUBGROUP)
 
 
 UNIT_TILES = (units_tile(128, 128, 64, 64), units_tile(64, 128, 32, 32))
@@ -105,7 +105,7 @@ def unit_tile_for(rows: int, columns: int, limits: Limits, inner: int = 1) -> Ti
     The inner axis only counts where it is split (`parts_for`).
     """
     fitting = [tile for tile in UNIT_TILES if tile.fits(limits)]
-    if limits.subgroup != _SUBGROUP or not fitting:
+    if limits.subgroup != SUBGROUP or not fitting:
         return None
     parts = max(1, inner // _INNER_OF_LARGE)
     busy = (t for t in fitting if t.count(rows, columns) * parts >= _UNIT_GROUPS_WANTED)
