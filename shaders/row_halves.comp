@@ -5,6 +5,8 @@
 // row_halves: y = the rows of some x side by side as f16, each x times the scale of its ternary weights
 // and each row divided by its top, the power of two below its largest element. One workgroup a row.
 //
+// With JOINED top is so large that each low over it is within the range of f16.
+//
 // Rows of y from ROWS on are zero. With PANELS y is in panels (panels.glsl), and HIGH a multiple of 128.
 //
 // Reference: the left factor of ternary_matmul_t_cm and of halves_product_nv. INNER is the sum of all
@@ -15,6 +17,9 @@
 #pragma each
 //   n read  x@  f32[ROWS,INNER@]
 //   n read  w@  t2[INNER@,COLUMNS]
+#ifdef JOINED
+//   n read  low@ f32[ROWS,RANK]
+#endif
 #pragma end
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint INNER = 4;
@@ -24,6 +29,9 @@ layout(constant_id = 4) const uint HIGH = 1;
 #pragma each
 layout(constant_id = n) const uint INNER@ = 4;
 #pragma end
+#ifdef JOINED
+layout(constant_id = n) const uint RANK = 1;
+#endif
 layout(local_size_x_id = 3) in;
 layout(binding = 0, std430) writeonly buffer Y { uvec2 y[]; };
 layout(binding = 1, std430) writeonly buffer Top { float top[]; };
@@ -39,7 +47,12 @@ layout(binding = AT_w@, std430) readonly buffer W@ { uint w@[]; };
 const uint QUADS@ = INNER@ / 4;
 const uint LOADS@ = (QUADS@ + WORKGROUP - 1) / WORKGROUP;
 vec4 kept@[LOADS@];
+#ifdef JOINED
+layout(binding = AT_low@, std430) readonly buffer Low@ { float low@[]; };
+#endif
 #pragma end
+
+const float LOW_SHARE = 1.0 / 16384;  // of low, that top is not below
 
 float largest_of(vec4 x) {
   const vec4 quad = abs(x);
@@ -55,6 +68,11 @@ float read_row(uint row) {
     kept@[i] = quad < QUADS@ ? x@[row * QUADS@ + quad] * scale@ : vec4(0);
     largest = max(largest, largest_of(kept@[i]));
   }
+#ifdef JOINED
+  for (uint i = gl_LocalInvocationIndex; i < RANK; i += WORKGROUP) {
+    largest = max(largest, LOW_SHARE * abs(low@[row * RANK + i]));
+  }
+#endif
 #pragma end
   return largest;
 }

@@ -4,7 +4,9 @@
 // ternary_matmul_t_cm: y = the sum of x w over some pairs of x and ternary weights, on matrix units. h
 // has all x side by side as f16 in panels, each row divided by its top (row_halves); they are added in
 // f32. One sum runs through the inner axes of all pairs. With SHARED and REST it is two kernels
-// (share.glsl).
+// (share.glsl). With JOINED, behind LOW, the adapters' parts join the sums, their factors as two halves
+// each; RANK is then at most 16, top large enough for low (row_halves), and where b is beyond the range of
+// f16, 65,504, results are NaN.
 //
 // Reference: op ternary_matmul_t. Each INNER is a multiple of 32, COLUMNS of 128, HIGH of 128.
 // Bindings:
@@ -63,6 +65,10 @@ layout(binding = AT_top, std430) readonly buffer Top { float top[]; };
 #define ACROSS
 #include "panels.glsl"
 #include "epilogue.glsl"
+#ifdef JOINED
+#include "halves.glsl"
+#include "power.glsl"
+#endif
 
 const uint UNIT_K = 16;
 const uint PITCH_A = UNIT_K / 8 + 1;  // a row's halves and 16 bytes more, against bank conflicts
@@ -161,6 +167,60 @@ void stage_b(uint first, uint set) {
   }
 }
 
+#ifdef JOINED
+void stage_low(uint at, vec4 a, vec4 b) {
+  const vec4 high_a = rounded(a), high_b = rounded(b);
+  staged[half_of_a(0) + at] = uvec4(to_halves(high_a), to_halves(high_b));
+  staged[half_of_a(1) + at] = uvec4(to_halves(a - high_a), to_halves(b - high_b));
+}
+
+// Four numbers of b, whose places are in the order of `quick_halves`.
+void stage_up(uint at, uint half_of_16, vec4 x) {
+  const vec4 ordered = x.xzyw, high = rounded(ordered);
+  const uvec2 halves[2] = {to_halves(high), to_halves(ordered - high)};
+  [[unroll]] for (uint i = 0; i < 2; i++) {
+    staged[half_of_b(i) + at][2 * half_of_16] = halves[i].x;
+    staged[half_of_b(i) + at][2 * half_of_16 + 1] = halves[i].y;
+  }
+}
+
+#pragma each
+void stage_adapter@(uint row, uint column) {
+  [[unroll]] for (uint i = 0; i < (TILE_M + WORKGROUP - 1) / WORKGROUP; i++) {
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    const uint line = min(row + item, ROWS - 1);
+    const float inverse = inverse_of(top[line]);
+    vec4 quads[4];
+    [[unroll]] for (uint k = 0; k < 4; k++) {
+      quads[k] = 4 * k < RANK ? inverse * inside_low@(line, 4 * k) : vec4(0);
+    }
+    if (IS_ITEM(item, TILE_M)) {
+      stage_low(item * PITCH_A, quads[0], quads[1]);
+      stage_low(item * PITCH_A + 1, quads[2], quads[3]);
+    }
+  }
+  [[unroll]] for (uint i = 0; i < (UNIT_K * TILE_N / 4 + WORKGROUP - 1) / WORKGROUP; i++) {
+    const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
+    const uint k = item / (TILE_N / 4), quad = item % (TILE_N / 4);
+    const vec4 x = inside_b@(min(k, RANK - 1), column + 4 * quad);
+    // Quad 8 q + j of the tile: see column_at.
+    const uint q = quad / 8, j = quad % 8;
+    if (IS_ITEM(item, UNIT_K * TILE_N / 4)) {
+      stage_up(k * PITCH_B + q / 2 * 8 + j, q % 2, k < RANK ? x : vec4(0));
+    }
+  }
+}
+#pragma end
+
+void stage_adapter(uint adapter, uint row, uint column) {
+#pragma each
+  if (adapter == @) {
+    stage_adapter@(row, column);
+  }
+#pragma end
+}
+#endif
+
 uvec4 quad_at(uint place) {
   return staged[place];
 }
@@ -171,10 +231,13 @@ void store_square(uint row, uint apart, uint place, uvec4 bits[4]) {
   [[unroll]] for (uint i = 0; i < 4; i++) {
     square[i] = uintBitsToFloat(bits[i]).xzyw * top[min(row + i * apart, ROWS - 1)];
   }
+#ifdef JOINED
+#else
 #ifdef LOW
 #pragma each
   add_low@(square, row, apart, column);
 #pragma end
+#endif
 #endif
   finish(square, row, apart, column);
   [[unroll]] for (uint i = 0; i < 4; i++) {

@@ -27,7 +27,10 @@
 //   store_quad(row, column, bits)  takes the bits of four sums of a row; or, with OWN_SQUARES defined,
 //   store_square(row, apart, column, bits)  takes those of the rows row, row + apart, ... together
 // With SHARED defined, tiles may be shared: see share.glsl. With HALVES store_square(row, apart, column,
-// bits, low) also takes an adapter's part of these sums: see low_units.glsl.
+// bits, low) also takes an adapter's part of these sums: see low_units.glsl. With JOINED, where FACTOR is
+// float16_t, the products of MEMBERS adapters are added to the sums of tiles that are not shared:
+//   stage_adapter(adapter, row, column)  writes both factors of one, UNIT_K values of k, to `staged`:
+//                         their high halves to the first half of a and of b, the low ones to the second
 //
 // WARP_N is a multiple of STRIP, and STRIP / 4 * UNIT is 4 * SUBGROUP_SIZE, so that each thread has four
 // rows of a unit's height.
@@ -80,6 +83,9 @@ void store_square(uint row, uint apart, uint column, uvec4 bits[4]) {
 }
 #endif
 
+#ifdef JOINED
+void stage_adapter(uint adapter, uint row, uint column);
+#endif
 #ifdef HALVES
 #include "low_units.glsl"
 void store_square(uint row, uint apart, uint column, uvec4 bits[4], vec4 low[4]);
@@ -101,6 +107,22 @@ uint half_of_b(uint v) {
 uint own_k(uint u) {
   return TERMS == 1 ? u * UNIT_K : 0;
 }
+
+// Adds what is at FIRST_A and FIRST_B, multiplied, to `sums`. A macro, since matrices are no arguments.
+#define ADD_PRODUCTS(FIRST_A, FIRST_B)                                                           \
+  {                                                                                              \
+    coopmat<FACTOR, gl_ScopeSubgroup, UNIT, UNIT_K, gl_MatrixUseA> a[UNITS_M];                   \
+    [[unroll]] for (uint m = 0; m < UNITS_M; m++) {                                              \
+      coopMatLoad(a[m], staged, (FIRST_A) + PLACE_A(warp_m + m * UNIT), PITCH_A, LAYOUT_A);      \
+    }                                                                                            \
+    [[unroll]] for (uint n = 0; n < UNITS_N; n++) {                                              \
+      coopmat<FACTOR, gl_ScopeSubgroup, UNIT_K, UNIT, gl_MatrixUseB> b;                          \
+      coopMatLoad(b, staged, (FIRST_B) + PLACE_B(warp_n + n * UNIT), PITCH_B, LAYOUT_B);         \
+      [[unroll]] for (uint m = 0; m < UNITS_M; m++) {                                            \
+        sums[m * UNITS_N + n] = coopMatMulAdd(a[m], b, sums[m * UNITS_N + n]);                   \
+      }                                                                                          \
+    }                                                                                            \
+  }
 
 // The products of k from `begin` to `end`, multiples of DEPTH, for the tile from `row` and `column` on.
 // All in one function, so that the sums are local to it and stay in registers.
@@ -127,19 +149,7 @@ void multiply_tile(uint row, uint column, uint begin, uint end) {
   uint turn = 0;  // of the halves of b, if both terms have the same
   for (uint step = begin; step < end; step += DEPTH) {
     [[unroll]] for (uint u = 0; u < 2; u++) {
-      coopmat<FACTOR, gl_ScopeSubgroup, UNIT, UNIT_K, gl_MatrixUseA> a[UNITS_M];
-      [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
-        const uint first = half_of_a(u) + PLACE_A(warp_m + m * UNIT);
-        coopMatLoad(a[m], staged, first, PITCH_A, LAYOUT_A);
-      }
-      [[unroll]] for (uint n = 0; n < UNITS_N; n++) {
-        coopmat<FACTOR, gl_ScopeSubgroup, UNIT_K, UNIT, gl_MatrixUseB> b;
-        const uint first = half_of_b(TERMS == 1 ? u : turn) + PLACE_B(warp_n + n * UNIT);
-        coopMatLoad(b, staged, first, PITCH_B, LAYOUT_B);
-        [[unroll]] for (uint m = 0; m < UNITS_M; m++) {
-          sums[m * UNITS_N + n] = coopMatMulAdd(a[m], b, sums[m * UNITS_N + n]);
-        }
-      }
+      ADD_PRODUCTS(half_of_a(u), half_of_b(TERMS == 1 ? u : turn))
       const uint next = min(step + (1 + u) * DEPTH + own_k(1 - u), last);
       stage_a(half_of_a(1 - u), 1 - u);
       if (TERMS == 1) {
@@ -157,6 +167,21 @@ void multiply_tile(uint row, uint column, uint begin, uint end) {
       barrier();
     }
   }
+#ifdef JOINED
+#ifdef SHARED
+  if (!keeps_sums())
+#endif
+  {
+    for (uint adapter = 0; adapter < MEMBERS; adapter++) {
+      stage_adapter(adapter, row, column);
+      barrier();
+      [[unroll]] for (uint i = 0; i < 3; i++) {  // high by high, low by high, high by low
+        ADD_PRODUCTS(half_of_a(i % 2), half_of_b(i / 2))
+      }
+      barrier();
+    }
+  }
+#endif
   // Only matrix units know which thread has which sum, so they go by way of shared memory.
   const uint base = gl_SubgroupID * UNIT * PITCH_SUMS;
 #ifdef HALVES

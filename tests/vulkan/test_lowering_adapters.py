@@ -360,9 +360,9 @@ def test_one_dispatch_serves_all_adapters_of_an_x() -> None:
         [
             "thin_matmul+3",
             "thin_matmul+across+3",
-            "row_halves+panels+3",
+            "row_halves+panels+joined+3",
             "ternary_panels_t+3",
-            "ternary_matmul_t_cm+low+3",
+            "ternary_matmul_t_cm+low+joined+3",
             "thin_contract+6",
         ]
     )
@@ -477,6 +477,10 @@ VARIANTS = [
     "row_halves+3",
     "row_halves+panels",
     "row_halves+panels+3",
+    "row_halves+panels+joined",
+    "row_halves+panels+joined+3",
+    "ternary_matmul_t_cm+low+joined",
+    "ternary_matmul_t_cm+low+added+joined+shared+3",
     "code_panels",
     "ternary_panels",
     "ternary_panels+3",

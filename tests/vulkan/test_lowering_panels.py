@@ -76,6 +76,9 @@ def test_rows_as_halves(rows: int) -> None:
         operands[f"x{k}"] = (RNG.standard_normal((rows, width)) * size).astype(np.float32)
     ws = {f"w{k}": weights(width, 128) for k, width in enumerate(widths)}
     assert_kernel("row_halves+panels+2", constants, operands | ws, high, 1e-3)
+    lows = {f"low{k}": (size * 1e7 * (k + 1)).astype(np.float32).repeat(5, axis=1) for k in (0, 1)}
+    operands |= {"top": np.ones(rows, np.float32), **ws, **lows}
+    assert_kernel("row_halves+panels+joined+2", constants | {"RANK": 5}, operands, high, 1e-3)
 
 
 @pytest.mark.parametrize(("count", "first"), [(150, 128), (150, 0), (0, 0)])

@@ -28,6 +28,12 @@ from .tiles import Tile, unit_tile_for
 _DEPTH = 32
 """Values of the inner axis that a step on matrix units takes."""
 
+_MOST_RANK = 16
+"""Rank of adapters whose parts join the sums on matrix units."""
+
+_LOW_SHARE = np.float32(2.0**-14)
+"""What a row is divided by is not below this part of what its adapters multiply."""
+
 _LARGE_TILE = Tile(128, 256, (), 256, resident=1)
 """The tile of halves_product_nv. Others are much slower (docs/performance-notes.md)."""
 
@@ -112,13 +118,20 @@ def _ternary_units_t(
         return
     share = share_for(rows, columns, inner // _DEPTH, lowering.limits)
     assert share is not None, "the caller has asked whether a tile fits"
-    high = panels.padded(rows)
-    operands["h"], operands["top"] = _row_halves(lowering, terms, high, "row_halves+panels")
+    high, joined = panels.padded(rows), "+joined" * _joins(terms)
+    kernel = f"row_halves+panels{joined}"
+    operands["h"], operands["top"] = _row_halves(lowering, terms, high, kernel)
     operands["ws"] = panels.of_weights_t(lowering, [term.w for term in terms])
     constants = {"ROWS": rows, "HIGH": high, "COLUMNS": columns, "INNER": inner}
     constants |= {"GROUPS": columns // GROUP, **extras.constants}
     kernel = f"ternary_matmul_t_cm{extras.options}"
-    call_shared(lowering, kernel, share, constants, operands, members)
+    call_shared(lowering, kernel, share, constants, operands, members, joined)
+
+
+def _joins(terms: Sequence[Backward]) -> bool:
+    """Whether the adapters' parts are for matrix units too."""
+    low = terms[0].low
+    return low is not None and low.type.shape[1] <= _MOST_RANK
 
 
 def _takes_large_matrices(lowering: Lowering, sizes: tuple[int, int, int]) -> bool:
@@ -193,6 +206,8 @@ def _row_halves(
     for number, term in enumerate(terms):
         constants[f"INNER{number}"] = term.x.type.shape[1]
         operands |= {f"x{number}": term.x, f"w{number}": term.w}
+        if "+joined" in kernel and term.low is not None:
+            operands[f"low{number}"], constants["RANK"] = term.low, term.low.type.shape[1]
     kernel = with_members(kernel, len(terms))
     lowering.call(kernel, groups_for(high, 1, lowering.limits), constants, **operands)
     return halves, top
@@ -216,7 +231,8 @@ def _row_halves_meaning(
     weights = _weights_of(operands)
     factors = [dense(operands[f"x{k}"]) * np.float32(w.scale) for k, w in enumerate(weights)]
     x = np.concatenate(factors, axis=1)
-    top = row_powers(x)
+    lows = arrays(operands, *(name for name in operands if name.startswith("low")))
+    top = row_powers(np.concatenate([x, *(low * _LOW_SHARE for low in lows)], axis=1))
     (y,) = arrays(operands, "y")
     y[...] = 0
     y[: len(x)] = x / top[:, None]
