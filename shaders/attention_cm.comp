@@ -52,7 +52,10 @@ uint first_head() {
 }
 
 Eight line_at(uint line, uint part) {
-  const uint at = place_of(min(line, LINES - 1)) * (WIDTH / 4) + 2 * part;
+  if (line >= LINES) {
+    return Eight(vec4(0), vec4(0), 1);
+  }
+  const uint at = place_of(line) * (WIDTH / 4) + 2 * part;
   return Eight(q4[at], q4[at + 1], 1);
 }
 
@@ -64,15 +67,17 @@ void fetch_lines(uint begin) {
   }
 }
 
-// Past the last key that a query sees lies, in a cache, what nobody has written yet: it may be NaN. So the
-// last one stands there again.
+// Past the last key that a query sees lies, in a cache, what nobody has written yet: it may be NaN.
 void fetch_keys(int begin, int end) {
   [[unroll]] for (uint i = 0; i < LOADS; i++) {
     const uint item = gl_LocalInvocationIndex + i * WORKGROUP;
-    const uint key = uint(max(min(begin + int(item / EIGHTS), end), 0));
-    const uint at = (key * KV_HEADS + gl_WorkGroupID.y) * (WIDTH / 4) + item % EIGHTS * 2;
-    next[i] = Eight(k4[at], k4[at + 1], 1);
-    next[LOADS + i] = Eight(v4[at], v4[at + 1], 1);
+    const int key = begin + int(item / EIGHTS);
+    next[i] = next[LOADS + i] = Eight(vec4(0), vec4(0), 1);
+    if (key <= end) {
+      const uint at = (uint(key) * KV_HEADS + gl_WorkGroupID.y) * (WIDTH / 4) + item % EIGHTS * 2;
+      next[i] = Eight(k4[at], k4[at + 1], 1);
+      next[LOADS + i] = Eight(v4[at], v4[at + 1], 1);
+    }
   }
 }
 

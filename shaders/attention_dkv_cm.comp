@@ -62,10 +62,14 @@ Eight other(uint product, uint row, uint part) {
 }
 
 void fetch_more(int tile) {
-  const uint line = uint(tile) + gl_LocalInvocationIndex % TILE;
-  const uint inside = min(line, LINES - 1), place = place_of(inside);
-  next_sees = ivec2(first[inside / SHARE], line < LINES ? last[inside / SHARE] : -1);
-  next_stats = vec3(lse[place], delta[place], power[place]);
+  const uint line = uint(tile) + gl_LocalInvocationIndex;
+  next_sees = ivec2(0, -1);
+  next_stats = vec3(0, 0, 1);
+  if (gl_LocalInvocationIndex < TILE && line < LINES) {
+    const uint place = place_of(line);
+    next_sees = ivec2(first[line / SHARE], last[line / SHARE]);
+    next_stats = vec3(lse[place], delta[place], power[place]);
+  }
 }
 
 void prepare(int tile) {

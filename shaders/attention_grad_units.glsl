@@ -181,10 +181,12 @@ layout(binding = 8, std430) readonly buffer Last { int last[]; };
 shared int low;
 shared int high;
 
-// Of a line: q, or dout with its power. Past the last one, that stands again: what is read should not
-// depend on a condition, and neither scores nor changes there count.
+// Of a line: q, or dout with its power.
 Eight of_query(uint product, uint line, uint part) {
-  const uint place = place_of(min(line, LINES - 1)), at = place * (WIDTH / 4) + 2 * part;
+  if (line >= LINES) {
+    return Eight(vec4(0), vec4(0), 1);
+  }
+  const uint place = place_of(line), at = place * (WIDTH / 4) + 2 * part;
   if (product == 0) {
     return Eight(q4[at], q4[at + 1], 1);
   }
@@ -193,7 +195,10 @@ Eight of_query(uint product, uint line, uint part) {
 
 // Of a key: k or v.
 Eight of_key(uint product, uint key, uint part) {
-  const uint at = (min(key, KEYS - 1) * KV_HEADS + first_head() / (HEADS / KV_HEADS)) * (WIDTH / 4) + 2 * part;
+  if (key >= KEYS) {
+    return Eight(vec4(0), vec4(0), 1);
+  }
+  const uint at = (key * KV_HEADS + first_head() / (HEADS / KV_HEADS)) * (WIDTH / 4) + 2 * part;
   if (product == 0) {
     return Eight(k4[at], k4[at + 1], 1);
   }
