@@ -53,9 +53,21 @@ layout(binding = AT_z, std430) writeonly buffer Z4 { vec4 z4[]; };
 #include "logits_units.glsl"
 
 const float NONE = -1e30;
-shared vec2 strips[TILE_N / STRIP * TILE_M];  // the largest and the sum over a strip's columns
 shared uint row_ids[TILE_M];                  // ROWS for none
 shared float picked[TILE_M];
+
+// The largest and the sum over a strip's columns, two of them in 16 bytes of shared memory behind the sums.
+void put_strip(uint strip, uint line, vec2 found) {
+  const uint i = strip * TILE_M + line;
+  staged[SIZE_SUMS + i / 2][i % 2 * 2] = floatBitsToUint(found.x);
+  staged[SIZE_SUMS + i / 2][i % 2 * 2 + 1] = floatBitsToUint(found.y);
+}
+
+vec2 get_strip(uint strip, uint line) {
+  const uint i = strip * TILE_M + line;
+  const uvec4 two = staged[SIZE_SUMS + i / 2];
+  return uintBitsToFloat(i % 2 == 0 ? two.xy : two.zw);
+}
 
 // Eight threads side by side have the 32 columns of a strip.
 void store_quad(uint place, uint column, uvec4 bits) {
@@ -91,17 +103,17 @@ void store_quad(uint place, uint column, uvec4 bits) {
   }
   total = subgroupClusteredAdd(total, 8);
   if (gl_SubgroupInvocationID % 8 == 0) {
-    strips[(column - first_column()) / STRIP * TILE_M + line] = vec2(top, total);
+    put_strip((column - first_column()) / STRIP, line, vec2(top, total));
   }
 }
 
 void write_partial(uint line) {
   float top = NONE, total = 0;
   [[unroll]] for (uint strip = 0; strip < TILE_N / STRIP; strip++) {
-    top = max(top, strips[strip * TILE_M + line].x);
+    top = max(top, get_strip(strip, line).x);
   }
   [[unroll]] for (uint strip = 0; strip < TILE_N / STRIP; strip++) {
-    const vec2 found = strips[strip * TILE_M + line];
+    const vec2 found = get_strip(strip, line);
     total += found.y * exp(found.x - top);
   }
 #ifdef KEPT

@@ -8,6 +8,9 @@ from ...graph.ir import Graph, Node, Value
 from ...graph.rewrite import with_inputs
 from .layers import RECOMPUTE, backward_nodes
 
+AGAIN = ".re"
+"""What the names of values that are computed again have behind them."""
+
 
 def rematerialize(graph: Graph, recomputed: Set[str]) -> Graph:
     """Let the backward pass compute some values of the forward pass again.
@@ -30,7 +33,7 @@ def rematerialize(graph: Graph, recomputed: Set[str]) -> Graph:
                 continue
             node = made[value.name]
             again(node.inputs)
-            results = tuple(replace(v, name=f"{v.name}.re") for v in node.outputs)
+            results = tuple(replace(v, name=f"{v.name}{AGAIN}") for v in node.outputs)
             scope = f"{node.scope}/{RECOMPUTE}".lstrip("/")
             nodes.append(replace(with_inputs(node, clones), outputs=results, scope=scope))
             clones.update(zip(node.outputs, results, strict=True))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ...graph.ir import Node, Value
 from ...graph.types import DType
+from ..checkpoint.rewrite import AGAIN
 from .view import View
 
 MOST_MEMBERS = 8
@@ -255,7 +256,7 @@ class CodeGradients:
 
 
 class WeightGradients:
-    """``contract_rows`` with a narrow side, for the adapters of one x."""
+    """``contract_rows`` with a narrow side, for the adapters of one x, computed again or not."""
 
     name = "weight_gradients"
 
@@ -267,7 +268,8 @@ class WeightGradients:
                 right = node.inputs[1]
                 scale = view.producers.get(right.name)
                 low = None if scale is None else low_of(scale, view.producers)
-                groups.setdefault(right if low is None else low.x, []).append(node)
+                x = right if low is None else low.x
+                groups.setdefault(x.name.removesuffix(AGAIN), []).append(node)
         for group in groups.values():
             yield from _chunks(group, MOST_MEMBERS)
 

@@ -65,20 +65,24 @@ def test_weights_for_gradients(rows: tuple[int, ...]) -> None:
     assert_kernel(name, constants, operands, -(-inner * 6 // 256))
 
 
+@pytest.mark.parametrize("together", [1, 2])
 @pytest.mark.parametrize("rows", [5, 140])
-def test_rows_as_halves(rows: int) -> None:
+def test_rows_as_halves(rows: int, together: int) -> None:
     high, widths = panels.padded(rows), (64, 192)
-    constants = {"ROWS": rows, "HIGH": high, "INNER": 256, "COLUMNS": 128, "WORKGROUP": 32}
+    constants = {"ROWS": rows, "HIGH": high, "INNER": 256, "COLUMNS": 128, "WORKGROUP": 64}
+    constants["TOGETHER"] = together
     operands = {"y": np.ones((high, 256), np.float16), "top": np.ones(rows, np.float32)}
     for k, width in enumerate(widths):
         constants[f"INNER{k}"] = width
         size = np.geomspace(1e-20, 1e20, rows)[:, None]
         operands[f"x{k}"] = (RNG.standard_normal((rows, width)) * size).astype(np.float32)
     ws = {f"w{k}": weights(width, 128) for k, width in enumerate(widths)}
-    assert_kernel("row_halves+panels+2", constants, operands | ws, high, 1e-3)
+    assert_kernel("row_halves+panels+2", constants, operands | ws, high // together, 1e-3)
     lows = {f"low{k}": (size * 1e7 * (k + 1)).astype(np.float32).repeat(5, axis=1) for k in (0, 1)}
     operands |= {"top": np.ones(rows, np.float32), **ws, **lows}
-    assert_kernel("row_halves+panels+joined+2", constants | {"RANK": 5}, operands, high, 1e-3)
+    assert_kernel(
+        "row_halves+panels+joined+2", constants | {"RANK": 5}, operands, high // together, 1e-3
+    )
 
 
 @pytest.mark.parametrize(("count", "first"), [(150, 128), (150, 0), (0, 0)])

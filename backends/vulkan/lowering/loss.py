@@ -47,7 +47,7 @@ UNIT_TILES = units_tile(128, 128, 64, 64), units_tile(64, 128, 32, 64)
 def shared_memory(tile: Tile, terms: int) -> int:
     """Bytes that the kernels declare at most, those for matrix units if there are terms."""
     if terms:
-        return 96 * (tile.rows + tile.columns) + 40 * tile.rows
+        return 96 * (tile.rows + tile.columns) + 8 * tile.rows
     return 64 * (tile.rows + tile.columns + 8) + 8 * tile.rows
 
 

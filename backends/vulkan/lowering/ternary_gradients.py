@@ -31,6 +31,9 @@ _DEPTH = 32
 _MOST_RANK = 16
 """Rank of adapters whose parts join the sums on matrix units."""
 
+_MOST_OF_TWO = 16384
+"""Values of a row, two of which a workgroup of row_halves can keep in registers."""
+
 _LOW_SHARE = np.float32(2.0**-14)
 """What a row is divided by is not below this part of what its adapters multiply."""
 
@@ -202,6 +205,7 @@ def _row_halves(
     )
     constants = {"ROWS": rows, "HIGH": high, "INNER": inner, "COLUMNS": columns}
     constants["WORKGROUP"] = reducing_workgroup(inner // 4, lowering.limits)
+    constants["TOGETHER"] = 2 if high % 2 == 0 and inner <= _MOST_OF_TWO else 1
     operands = {"y": halves, "top": top}
     for number, term in enumerate(terms):
         constants[f"INNER{number}"] = term.x.type.shape[1]
@@ -209,7 +213,8 @@ def _row_halves(
         if "+joined" in kernel and term.low is not None:
             operands[f"low{number}"], constants["RANK"] = term.low, term.low.type.shape[1]
     kernel = with_members(kernel, len(terms))
-    lowering.call(kernel, groups_for(high, 1, lowering.limits), constants, **operands)
+    groups = groups_for(high // constants["TOGETHER"], 1, lowering.limits)
+    lowering.call(kernel, groups, constants, **operands)
     return halves, top
 
 
