@@ -7,6 +7,7 @@ from itertools import groupby
 from ...graph.analysis import PLAIN, Footprint, lifetimes
 from ...graph.ir import Graph, Value
 from ...graph.sizes import binary_size
+from ..fuse.elementwise import is_elementwise
 from .checkpoint import predicted_bytes
 from .costs import NOMINAL, CostTable
 from .layers import backward_nodes, is_recomputed, layer_of
@@ -47,7 +48,10 @@ def report(graph: Graph, costs: CostTable = NOMINAL, footprint: Footprint = PLAI
     for name, value in saved:
         if name:
             layers.setdefault(name, []).append(value)
-    again = sum(costs.seconds(node) for node in graph.nodes if is_recomputed(node))
+    free = _free(graph)
+    again = sum(
+        costs.seconds(node) for node in graph.nodes if is_recomputed(node) and id(node) not in free
+    )
     once = sum(costs.seconds(node) for node in graph.nodes if not is_recomputed(node))
     return Report(
         predicted_bytes(graph, footprint),
@@ -55,6 +59,17 @@ def report(graph: Graph, costs: CostTable = NOMINAL, footprint: Footprint = PLAI
         again / once if once else 0.0,
         tuple((name, tuple(values)) for name, values in layers.items()),
     )
+
+
+def _free(graph: Graph) -> set[int]:
+    """What is computed again where its operands, all saved or free, are read; see `Layer.free`."""
+    clones = {value for node in graph.nodes if is_recomputed(node) for value in node.outputs}
+    free: set[int] = set()
+    for node in graph.nodes:
+        if is_recomputed(node) and is_elementwise(node) and not clones & set(node.inputs):
+            free.add(id(node))
+            clones -= set(node.outputs)
+    return free
 
 
 def _lines(report: Report) -> Iterator[str]:

@@ -46,9 +46,9 @@ def test_the_joint_graph_is_that_of_training(bitgraph, model, tmp_path):
     assert {alias.donated for alias in graph.aliases} >= {"layers.0.mlp.up_proj.lora_A.weight"}
 
 
-def test_the_fused_graph_is_the_joint_one_with_fewer_nodes(bitgraph, tmp_path):
+def test_the_fused_graph_is_the_one_before_with_fewer_nodes(bitgraph, tmp_path):
     joint, fused = tmp_path / "joint.txt", tmp_path / "fused.txt"
-    assert bitgraph("graph", *TINY, "-o", joint).code == 0
+    assert bitgraph("graph", *TINY, "--stage", "checkpointed", "-o", joint).code == 0
     assert bitgraph("graph", *TINY, "--stage", "fused", "-o", fused).code == 0
     before, after = parse_graph(joint.read_text()), parse_graph(fused.read_text())
     assert not any(node.op == "fused" for node in before.nodes)
@@ -63,10 +63,11 @@ def test_a_budget_shows_what_is_recomputed(bitgraph, tmp_path):
     assert bitgraph("graph", *stage, "-o", plain).code == 0
     assert bitgraph("graph", *stage, "--memory-budget", "10MiB", "-o", out).code == 0
     categories = [
-        {node["category"] for node in json.loads(path.read_text())["nodes"]}
+        [node["category"] for node in json.loads(path.read_text())["nodes"]]
         for path in (plain, out)
     ]
-    assert categories[1] - categories[0] == {"recomputed"}
+    assert set(categories[0]) == set(categories[1])
+    assert 0 < categories[0].count("recomputed") < categories[1].count("recomputed")
     said = refusal(bitgraph("graph", *stage, "--memory-budget", "1KiB", "-o", tmp_path / "no.svg"))
     assert "the smallest that works is" in said
 

@@ -23,6 +23,7 @@ from bitgraph.models.training.trainer import Trainer
 from bitgraph.passes.checkpoint.checkpoint import Checkpoint, predicted_bytes
 from bitgraph.passes.checkpoint.layers import is_recomputed
 from bitgraph.passes.checkpoint.report import report
+from bitgraph.passes.fuse.elementwise import is_elementwise
 from bitgraph.passes.fuse.fuse import Fuse
 from bitgraph.passes.manager import PassManager
 from tiny_model import CONFIG, model_values
@@ -57,7 +58,8 @@ def test_what_is_predicted_is_what_is_planned(model: str, limits: Limits, share:
     inputs = input_bytes(graph)
     whole = predicted_bytes(graph, needs) - inputs
     step = Checkpoint(f"{inputs + int(share * whole)}B", footprint=needs)(graph)
-    assert any(map(is_recomputed, step.nodes)) == (share < 1)
+    again = [node for node in step.nodes if is_recomputed(node)]
+    assert all(map(is_elementwise, again)) == (share == 1)
     predicted = predicted_bytes(step, needs) - inputs
     assert predicted <= share * whole
     plan = make_plan(Fuse(only=("loss_and_gradient",))(step), limits)
@@ -65,7 +67,10 @@ def test_what_is_predicted_is_what_is_planned(model: str, limits: Limits, share:
     assert predicted == pytest.approx(plan.arena_bytes, rel=0.03)
     fused = make_plan(Fuse()(step), limits)
     print(f"fused: {predicted / fused.arena_bytes:.4f}")
-    assert predicted == pytest.approx(fused.arena_bytes, rel=0.03)
+    # What a fused gradient of a gate computes again of the gate stays in registers.
+    inside = 2 * max(v.type.nbytes for n in again if is_elementwise(n) for v in n.outputs)
+    assert predicted <= 1.03 * fused.arena_bytes + inside
+    assert fused.arena_bytes <= 1.03 * predicted
 
 
 def test_all_passes_of_a_large_model_take_seconds() -> None:
