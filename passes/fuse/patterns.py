@@ -25,6 +25,47 @@ class Finder(Protocol):
         ...
 
 
+_SLOPES = {
+    "squared_relu": """
+        slope   = scale(half)
+        half    = relu(gate)
+    """,
+    "silu": """
+        slope   = silu_slope(gate)
+    """,
+}
+"""How the slope of an activation is computed."""
+
+_AGAIN = {
+    "_norm_again": """
+        gated   = mul(active, up)
+        normed  = rms_norm(gated, weight)
+        active  = {act}(gate)
+    """,
+    "_again": """
+        gated   = mul(active, up)
+        active  = {act}(gate)
+    """,
+    "": "",
+}
+"""What of the forward pass is computed once more beside the gradient of a gate."""
+
+
+def _gate_gradients() -> Iterator[Pattern]:
+    for suffix, again in _AGAIN.items():
+        for act, slope in _SLOPES.items():
+            lines = f"""
+                dgated  = rms_norm_grad(dnormed, gated, weight)
+                {again.format(act=act)}
+                dup     = mul(dgated, active)
+                dactive = mul(dgated, up)
+                dgate   = mul(dactive, slope)
+                {slope}
+            """
+            text = "\n".join(line for line in lines.splitlines() if line.strip())
+            yield Pattern(f"{act}_gate_grad{suffix}", text, also=("dgated",), absorbs=("add",))
+
+
 ROW_PATTERNS = (
     Pattern(
         "gate_norm_quantize",
@@ -61,91 +102,7 @@ ROW_PATTERNS = (
         """,
         also=("sum",),
     ),
-    Pattern(
-        "squared_relu_gate_grad_norm_again",
-        """
-        dgated  = rms_norm_grad(dnormed, gated, weight)
-        gated   = mul(active, up)
-        normed  = rms_norm(gated, weight)
-        active  = squared_relu(gate)
-        dup     = mul(dgated, active)
-        dactive = mul(dgated, up)
-        dgate   = mul(dactive, slope)
-        slope   = scale(half)
-        half    = relu(gate)
-        """,
-        also=("dgated",),
-        absorbs=("add",),
-    ),
-    Pattern(
-        "silu_gate_grad_norm_again",
-        """
-        dgated  = rms_norm_grad(dnormed, gated, weight)
-        gated   = mul(active, up)
-        normed  = rms_norm(gated, weight)
-        active  = silu(gate)
-        dup     = mul(dgated, active)
-        dactive = mul(dgated, up)
-        dgate   = mul(dactive, slope)
-        slope   = silu_slope(gate)
-        """,
-        also=("dgated",),
-        absorbs=("add",),
-    ),
-    Pattern(
-        "squared_relu_gate_grad_again",
-        """
-        dgated  = rms_norm_grad(dnormed, gated, weight)
-        gated   = mul(active, up)
-        active  = squared_relu(gate)
-        dup     = mul(dgated, active)
-        dactive = mul(dgated, up)
-        dgate   = mul(dactive, slope)
-        slope   = scale(half)
-        half    = relu(gate)
-        """,
-        also=("dgated",),
-        absorbs=("add",),
-    ),
-    Pattern(
-        "silu_gate_grad_again",
-        """
-        dgated  = rms_norm_grad(dnormed, gated, weight)
-        gated   = mul(active, up)
-        active  = silu(gate)
-        dup     = mul(dgated, active)
-        dactive = mul(dgated, up)
-        dgate   = mul(dactive, slope)
-        slope   = silu_slope(gate)
-        """,
-        also=("dgated",),
-        absorbs=("add",),
-    ),
-    Pattern(
-        "squared_relu_gate_grad",
-        """
-        dgated  = rms_norm_grad(dnormed, gated, weight)
-        dup     = mul(dgated, active)
-        dactive = mul(dgated, up)
-        dgate   = mul(dactive, slope)
-        slope   = scale(half)
-        half    = relu(gate)
-        """,
-        also=("dgated",),
-        absorbs=("add",),
-    ),
-    Pattern(
-        "silu_gate_grad",
-        """
-        dgated  = rms_norm_grad(dnormed, gated, weight)
-        dup     = mul(dgated, active)
-        dactive = mul(dgated, up)
-        dgate   = mul(dactive, slope)
-        slope   = silu_slope(gate)
-        """,
-        also=("dgated",),
-        absorbs=("add",),
-    ),
+    *_gate_gradients(),
     Pattern(
         "norm_grad_add",
         """
