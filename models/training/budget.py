@@ -8,6 +8,8 @@ from typing import TypeAlias
 from ...graph.ir import Graph
 from ...graph.program import Backend, Program
 from ...graph.sizes import parse_size
+from ...graph.storage import Storage, cache_folder
+from ...graph.text import format_graph
 from ...passes.checkpoint.checkpoint import UNLIMITED, BudgetError, Checkpoint
 from ...passes.checkpoint.costs import CostTable
 from ...passes.checkpoint.report import Report, report
@@ -53,10 +55,14 @@ class StepCompiler:
 
         A plan takes somewhat more than the pass foresees, for gaps and for the inputs of many
         steps. So the pass runs where a plan exceeds the budget, and is told how much more it was.
+        What it had to be told in the end is kept for the next run.
 
         Raises:
             BudgetError: nothing fits the budget.
         """
+        known = self._known(budget, graph)
+        if known is not None:
+            return known
         found = self._compile(UNLIMITED, graph)
         reserve = 0
         while budget and found.taken > parse_size(budget):
@@ -67,7 +73,30 @@ class StepCompiler:
                 found = self._compile(checkpoint, graph)
             except BudgetError as error:
                 found = self._compile_smallest(checkpoint, graph, error.smallest)
+        if reserve:
+            self._storage.write(graph.name, self._key(budget, graph), str(reserve).encode())
         return found
+
+    def _known(self, budget: str, graph: Graph) -> CompiledStep | None:
+        """The step as an earlier run found it, if there is one that still fits."""
+        kept = self._storage.read(graph.name, self._key(budget, graph)) if budget else None
+        if kept is None:
+            return None
+        checkpoint = Checkpoint(budget, self.costs, self.backend.footprint, int(kept))
+        try:
+            found = self._compile(checkpoint, graph)
+        except BudgetError:
+            return None
+        return found if found.taken <= parse_size(budget) else None
+
+    @property
+    def _storage(self) -> Storage:
+        return Storage(cache_folder() / "budgets")
+
+    def _key(self, budget: str, graph: Graph) -> str:
+        """What the outcome depends on. If something is missing here, the step is found anew."""
+        passes = [step for step in self.passes(UNLIMITED) if step is not UNLIMITED]
+        return f"{budget}\n{self.backend.name}\n{passes}\n{format_graph(graph)}"
 
     def _compile_smallest(self, checkpoint: Checkpoint, graph: Graph, size: int) -> CompiledStep:
         """The step that saves least, whose plan may fit although it was not foreseen.

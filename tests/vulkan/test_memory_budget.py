@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from bitgraph.models.bitnet.config import BitNetConfig
 from bitgraph.models.bitnet.forward import loss_graph
 from bitgraph.models.bitnet.presets import preset_config
 from bitgraph.models.data.examples import Example, prompted
+from bitgraph.models.training.budget import CompiledStep, StepCompiler
 from bitgraph.models.training.options import TrainingOptions
 from bitgraph.models.training.trainer import Trainer
 from bitgraph.passes.checkpoint.checkpoint import Checkpoint, predicted_bytes
+from bitgraph.passes.checkpoint.costs import NOMINAL
 from bitgraph.passes.checkpoint.layers import is_recomputed
 from bitgraph.passes.checkpoint.report import report
 from bitgraph.passes.fuse.elementwise import is_elementwise
@@ -118,6 +121,39 @@ def test_a_step_on_a_device_keeps_to_its_budget_and_its_bits() -> None:
     first, second = plain.tensors(), tight.tensors()
     assert all(np.array_equal(first[name], second[name]) for name in first)
     assert any(np.any(tensor) for name, tensor in second.items() if "lora_B" in name)
+
+
+def test_what_a_budget_took_to_meet_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The second run compiles once, to the same step; what does not fit is found anew."""
+    monkeypatch.setenv("BITGRAPH_CACHE", str(tmp_path))
+    backend, tried = VulkanBackend(kernel_device()), []
+    compiled = StepCompiler._compile
+
+    def counted(self: StepCompiler, checkpoint: Checkpoint, graph: Graph) -> CompiledStep:
+        tried.append(checkpoint.reserve)
+        return compiled(self, checkpoint, graph)
+
+    monkeypatch.setattr(StepCompiler, "_compile", counted)
+    compiler = StepCompiler(backend, TrainingOptions(rank=4).training_passes, NOMINAL)
+    graph = loss_graph(CONFIG, 128)
+    graph = replace(graph, outputs=(graph.output("loss"),))
+    budget = f"{int(0.85 * compiler.within('', graph).taken)}B"
+    tried.clear()
+    first = compiler.within(budget, graph)
+    assert len(tried) > 1
+    last = tried[-1]
+    tried.clear()
+    second = compiler.within(budget, graph)
+    assert tried == [last]
+    assert second.program.schedule == first.program.schedule
+    for kept in (b"0", b"999999999"):
+        compiler._storage.write(graph.name, compiler._key(budget, graph), kept)
+        tried.clear()
+        assert compiler.within(budget, graph).program.schedule == first.program.schedule
+        assert len(tried) > 2
+        assert tried[-1] == last
 
 
 def test_the_smallest_budget_that_is_named_works_on_a_device() -> None:
