@@ -3,10 +3,11 @@
 #extension GL_KHR_shader_subgroup_arithmetic : require
 // listed_halves: the listed rows of h one after the other as sums of TERMS rows of f16, each divided by
 // the power of two that row_power gives of it: what the first term is short of h is in the second. Each
-// term is in panels (panels.glsl); what rows behind the listed ones have does not matter. One workgroup
-// a row.
+// term is in panels (panels.glsl), or with LINES row by row; what rows behind the listed ones have does
+// not matter. One workgroup a row.
 //
-// Reference: the operands of cross_entropy_cm and logits_grad_cm. WIDTH is a multiple of 8, HIGH of 128.
+// Reference: the operands of cross_entropy_cm and logits_grad_cm, with LINES of logits_nv. WIDTH is a
+// multiple of 8, HIGH of 128.
 // Bindings:
 //   0 read  h      f32[ROWS,WIDTH]
 //   1 read  rows   u32[ROWS]
@@ -57,8 +58,12 @@ void main() {
           part = uintBitsToFloat(floatBitsToUint(rest) & 0xFFFFE000);
         }
         rest -= part;
-        const uint at = term * HIGH * (WIDTH / 8) + place_in_panels(place, i / 2, WIDTH / 8);
-        halves[2 * at + i % 2] = to_halves(part);
+#ifdef LINES
+        const uint at = place * (WIDTH / 8) + i / 2;
+#else
+        const uint at = place_in_panels(place, i / 2, WIDTH / 8);
+#endif
+        halves[2 * (term * HIGH * (WIDTH / 8) + at) + i % 2] = to_halves(part);
       }
     }
   }

@@ -2,10 +2,10 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 // softmax_grad: of PLACES listed rows from the place count[1] on, whose logits z and results tile by tile
-// cross_entropy+kept gives: nll = lse - z[target], and in the place of z its gradient
+// cross_entropy+kept or logits_partial gives: nll = lse - z[target], and in the place of z its gradient
 // spread exp(z - lse) - peak onehot(target); with HALVES as f16 in dz, divided as logits_grad_cm does, and
-// in panels (panels.glsl), of whose rows those that have no logits do not matter. SLICES workgroups for
-// TOGETHER rows.
+// in panels (panels.glsl), of whose rows those that have no logits do not matter. With POWER the logits are
+// z times the row's power. SLICES workgroups for TOGETHER rows.
 //
 // Reference: ops linear_cross_entropy and linear_cross_entropy_grad, between their products.
 // Bindings:
@@ -21,6 +21,9 @@
 //   8 write  dz      f16[HIGH,COLUMNS]
 #else
 //   7 update z       f32[PLACES,COLUMNS]
+#endif
+#ifdef POWER
+//   n read   power   f32[ROWS]
 #endif
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint PLACES = 1;
@@ -44,6 +47,7 @@ layout(binding = 6, std430) buffer Nll { float nll[]; };
 #include "index.glsl"
 #include "matrix.glsl"
 #include "softmax_merge.glsl"
+#include "softmax_threads.glsl"
 MATRIX_F32(z, 7, PLACES, COLUMNS)
 #ifdef HALVES
 layout(binding = 8, std430) writeonly buffer Dz4 { uvec2 dz4[]; };
@@ -54,7 +58,9 @@ layout(binding = 8, std430) writeonly buffer Dz4 { uvec2 dz4[]; };
 RESULT_F32(dz, 7, COLUMNS, 0, COLUMNS)
 #endif
 
-shared vec3 found[THREADS];
+#ifdef POWER
+layout(binding = AT_power, std430) readonly buffer Power { float power[]; };
+#endif
 
 const uint LANES = THREADS / TOGETHER;  // threads that have a row
 const uint STEP = 4 * LANES * SLICES;   // columns from one quad of a thread to its next
@@ -66,21 +72,12 @@ uint lane() {
 
 // The largest logit of a row, the sum of exp(z - largest), and z[target]; all threads call it together.
 vec3 merge_tiles(uint place) {
-  const uint thread = gl_LocalInvocationIndex;
   vec3 all = NOTHING;
   for (uint tile = lane(); tile < TILES; tile += LANES) {
     const uint i = tile * 3 * PLACES + min(place, PLACES - 1);
     all = merge(all, vec3(partial[i], partial[i + PLACES], partial[i + 2 * PLACES]));
   }
-  found[thread] = all;
-  barrier();
-  for (uint reach = THREADS / 2; reach >= TOGETHER; reach /= 2) {
-    if (thread < reach) {
-      found[thread] = merge(found[thread], found[thread + reach]);
-    }
-    barrier();
-  }
-  return found[thread % TOGETHER];
+  return merge_threads(all);
 }
 
 void store(uint place, uint column, uint row, vec4 gradient) {
@@ -104,6 +101,10 @@ void main() {
   if (slice == 0 && lane() == 0) {
     nll[row] = lse - whole.z;
   }
+  float scale = 1;
+#ifdef POWER
+  scale = power[row];
+#endif
   for (uint column = 4 * (slice * LANES + lane()); column < COLUMNS; column += AHEAD * STEP) {
     vec4 quads[AHEAD];
     [[unroll]] for (uint k = 0; k < AHEAD; k++) {
@@ -111,7 +112,7 @@ void main() {
     }
     [[unroll]] for (uint k = 0; k < AHEAD; k++) {
       const uint at = column + k * STEP;
-      vec4 gradient = spread[row] * exp(quads[k] - lse);
+      vec4 gradient = spread[row] * exp(scale * quads[k] - lse);
       const int target = targets[row] - int(at);
       [[unroll]] for (uint j = 0; j < 4; j++) {
         if (target == int(j)) {

@@ -20,11 +20,13 @@ import numpy as np
 
 from ...graph.build import GraphBuilder
 from ...graph.ir import Graph, Role
-from ...graph.ops import op_def
-from ...graph.ops.draws import normal
+from ...graph.ops.draws import integers, normal
 from ...graph.storage import Storage
 from ...graph.tensors import Array, HostValue, Quantized
-from ...graph.types import tensor
+from ...graph.types import DType, tensor
+from ...passes.fuse.fuse import Fuse
+from ...passes.fuse.patterns import LOSS_AND_GRADIENT
+from ..numpy.evaluate import evaluate
 from .buffers import DeviceBuffer
 from .device import SHADERS, Device
 from .errors import DeviceError, DeviceLost, OutOfDeviceMemory
@@ -102,7 +104,8 @@ def time_ways(device: Device, limits: Limits, choice: Choice) -> dict[str, float
         OutOfDeviceMemory: there is no room to try them.
         DeviceError: none is left.
     """
-    graph, values = _product(choice)
+    graph = Fuse()(_trial(choice.op, choice.sizes))
+    values = _drawn(graph, choice.sizes[-1])
     runs: dict[str, _Run] = {}
     try:
         for way in choice.ways:
@@ -137,7 +140,8 @@ def _is_right(run: "_Run", choice: Choice, values: Mapping[str, HostValue]) -> b
     """Whether the first, the middle and the last row of a result are near NumPy's."""
     rows = choice.sizes[0]
     some = [0, rows // 2, rows - 1]
-    result = op_def(choice.op).eval(_rows_of(values["x"], some), values["w"])
+    few = {name: v if name == "w" else _rows_of(v, some) for name, v in values.items()}
+    result = evaluate(_trial(choice.op, (len(some), *choice.sizes[1:])), few)["y"]
     for row, wanted in zip(some, np.asarray(result), strict=True):
         error = np.abs(run.row(row, wanted.size) - wanted).max()
         if not error <= _TOLERANCE * np.abs(wanted).max():
@@ -156,18 +160,43 @@ def _only(limits: Limits, choice: Choice, way: str) -> Limits:
     return replace(limits, avoided=limits.avoided | others)
 
 
-def _product(choice: Choice) -> tuple[Graph, Mapping[str, HostValue]]:
-    """The product as a graph, with random factors."""
-    rows, inner, columns = choice.sizes
-    on_codes = choice.op == "ternary_matmul"
-    builder = GraphBuilder(choice.op)
+def _trial(op: str, sizes: tuple[int, int, int]) -> Graph:
+    """A graph of one choice, with a result `y` that has a row for each of all inputs but `w`."""
+    return _loss(sizes) if op == LOSS_AND_GRADIENT.name else _product(op, sizes)
+
+
+def _product(op: str, sizes: tuple[int, int, int]) -> Graph:
+    rows, inner, columns = sizes
+    on_codes = op == "ternary_matmul"
+    b = GraphBuilder(op)
     left = tensor("q8" if on_codes else "f32", rows, inner)
     right = tensor("t2", *((columns, inner) if on_codes else (inner, columns)))
-    x = builder.add_input("x", left, Role.INPUT)
-    w = builder.add_input("w", right, Role.WEIGHT)
-    graph = builder.finish((builder.op(choice.op, x, w, name="y"),))
-    rng = np.random.default_rng(0)
-    return graph, {value.name: normal(rng, value.type) for value in (x, w)}
+    x, w = b.add_input("x", left, Role.INPUT), b.add_input("w", right, Role.WEIGHT)
+    return b.finish((b.op(op, x, w, name="y"),))
+
+
+def _loss(sizes: tuple[int, int, int]) -> Graph:
+    rows, width, columns = sizes
+    b = GraphBuilder(LOSS_AND_GRADIENT.name)
+    x = b.add_input("x", tensor("f32", rows, width), Role.INPUT)
+    w = b.add_input("w", tensor("f16", columns, width), Role.WEIGHT)
+    labels = b.add_input("labels", tensor("i32", rows), Role.INPUT)
+    weights = b.add_input("weights", tensor("f32", rows), Role.INPUT)
+    nll, lse = b.ops("linear_cross_entropy", x, w, labels, names=("nll", "lse"))
+    loss = b.op("dot", nll, weights)
+    dnll = b.op("mul_scalar", weights, b.op("full_like", loss, value=1.0))
+    y = b.op("linear_cross_entropy_grad", dnll, dnll, x, w, labels, lse, name="y")
+    return b.finish((y, loss))
+
+
+def _drawn(graph: Graph, columns: int) -> dict[str, HostValue]:
+    """Random values for the inputs of a graph; labels are below `columns`."""
+    rng, label = np.random.default_rng(0), integers(0, columns)
+    inputs = [item.value for item in graph.inputs]
+    return {
+        value.name: (label if value.type.dtype is DType.I32 else normal)(rng, value.type)
+        for value in inputs
+    }
 
 
 class _Run:

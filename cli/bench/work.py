@@ -24,6 +24,7 @@ _PREPARING: Final = frozenset(
         "labelled_rows",
         "listed_halves",
         "listed_sums",
+        "logits_partial",
         "row_dot",
         "row_halves",
         "row_power",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from bitgraph.backends.numpy.evaluate import evaluate
 from bitgraph.backends.vulkan.limits import Limits
-from bitgraph.backends.vulkan.lowering import training_loss
+from bitgraph.backends.vulkan.lowering import lower_calls, meaning_of, training_loss
 from bitgraph.backends.vulkan.plan import make_plan
 from bitgraph.graph.build import GraphBuilder
 from bitgraph.graph.ir import Graph, Role
@@ -18,7 +18,15 @@ from bitgraph.graph.tensors import HostValue
 from bitgraph.graph.types import tensor
 from bitgraph.passes.fuse.fuse import Fuse
 from op_cases import assert_close, fixed_cases, one_op_graph
-from vulkan_cases import RUNS, Run, assert_heads, device_limits, run_on_device, values_of
+from vulkan_cases import (
+    RUNS,
+    Run,
+    assert_heads,
+    assert_kernel,
+    device_limits,
+    run_on_device,
+    values_of,
+)
 
 LOSS, GRAD = OPS["linear_cross_entropy"], OPS["linear_cross_entropy_grad"]
 TABLE_GRAD = OPS["linear_cross_entropy_table_grad"]
@@ -252,6 +260,75 @@ def test_a_step_on_matrix_units(
     assert_step_right(graph, labels, run, UNITS, UNITS_TOLERANCE)
 
 
+LARGE_MATRICES = UNITS.features | {"cooperative_matrix2_f16"}
+LARGE_STEPS = [
+    ((300, 256, 2048, "f16"), [3, 2047, 0], 128),
+    ((300, 256, 2048, "f16"), [-1, 5, -1, -1, 1023], 128),
+    ((300, 256, 2048, "f16"), [-1], 128),
+    ((100, 768, 4096, "f16"), [4095, -1, 255, 256], 256),
+    ((700, 1024, 2304, "f16"), [7, 2303, -1, 2048], 256),
+]
+"""Sizes, labels, and rows of a chunk. The last chunk is never full."""
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(("sizes", "labels", "places"), LARGE_STEPS, ids=str)
+def test_a_step_by_large_matrices(
+    sizes: tuple[int, int, int, str],
+    labels: list[int],
+    places: int,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = replace(UNITS, features=LARGE_MATRICES)
+    if run is run_on_device:
+        if not device_limits().features >= LARGE_MATRICES:
+            pytest.skip("needs a device with matrices as large as a workgroup (NV)")
+        limits = device_limits()
+    monkeypatch.setattr(training_loss, "_KEPT", 4 * places * sizes[2])
+    graph = step(*sizes)
+    kernels = [d.kernel for d in make_plan(Fuse()(graph), limits).schedule.dispatches]
+    assert kernels.count("logits_nv") == math.ceil(sizes[0] / places)
+    assert_step_right(graph, labels, run, limits, UNITS_TOLERANCE)
+
+
+def test_large_matrices_have_to_win() -> None:
+    """A step is planned as without them where they lost to what there was before."""
+    limits = replace(UNITS, features=LARGE_MATRICES)
+    graph = Fuse()(step(300, 256, 2048, "f16"))
+    (choice,) = lower_calls(graph, limits).choices
+    assert choice.sizes == (300, 256, 2048)
+    for sizes in ((300, 256, 2080, "f16"), (300, 288, 2048, "f16")):
+        assert not lower_calls(Fuse()(step(*sizes)), limits).choices
+    lost = replace(limits, avoided=frozenset({choice.name("logits_nv")}))
+    assert make_plan(graph, lost) == make_plan(graph, UNITS)
+
+
+@pytest.mark.parametrize("count", [40, 200, 256])
+@pytest.mark.parametrize("tiles", [3, 8])
+def test_kernels_behind_large_matrices(count: int, tiles: int) -> None:
+    """They need no matrix units, so every device runs them: the second of two chunks."""
+    rng, rows, places, columns, pitch = np.random.default_rng(0), 260, 128, 9216, 320
+    listed: dict[str, HostValue] = {
+        "targets": np.resize(rng.integers(0, columns, pitch, dtype=np.int32), (1, pitch)),
+        "rows": rng.permutation(rows).astype(np.uint32),
+        "count": np.array([count, places], np.uint32),
+        "power": np.exp2(rng.integers(-2, 2, rows)).astype(np.float32),
+        "z": 5 * rng.standard_normal((places, columns), np.float32),
+    }
+    sizes = {"ROWS": rows, "PLACES": places, "COLUMNS": columns, "PITCH": pitch, "TILES": tiles}
+    partial = np.zeros((tiles, 3, places), np.float32)
+    operands = {**listed, "partial": partial}
+    assert_kernel("logits_partial", sizes, operands, places * tiles, TOLERANCE)
+
+    meaning_of("logits_partial")(sizes, operands)
+    operands |= {name: rng.standard_normal(rows, np.float32) for name in ("spread", "peak")}
+    operands |= {"nll": np.zeros(rows, np.float32), "dz": np.zeros((places, columns), np.float16)}
+    constants = {**sizes, "SLICES": 4, "TOGETHER": 8, "HIGH": places}
+    groups = places // 8 * 4
+    assert_kernel("softmax_grad+halves+power", constants, operands, groups, 1e-3)
+
+
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("why", ["another cotangent", "a table that cannot be bound"])
 def test_a_step_whose_logits_are_computed_twice(why: str, run: Run) -> None:
@@ -273,4 +350,6 @@ def test_kernels_are_what_their_heads_say(target: str) -> None:
     options = [f"cross_entropy_{kind}+kept" for kind in kinds]
     options += [f"rows_grad_{kind}+parted" for kind in kinds]
     others = ["softmax_grad", "softmax_grad+halves", "listed_sums", "listed_sums+scaled"]
+    others += ["softmax_grad+halves+power", "logits_nv", "logits_partial"]
+    others += ["listed_halves", "listed_halves+lines"]
     assert_heads([*names, *options, *others, "labelled_rows", "labelled_rows+chunked"], target)

@@ -76,7 +76,7 @@ def test_a_changed_shader_is_timed_again(
     assert timed == [PRODUCT, PRODUCT]
 
 
-@pytest.mark.parametrize("op", ["ternary_matmul", "ternary_matmul_t"])
+@pytest.mark.parametrize("op", ["ternary_matmul", "ternary_matmul_t", "loss_and_gradient"])
 def test_ways_are_timed(op: str, gpu: Device) -> None:
     """On a device without matrix units there is one way only, under whatever name."""
     choice = Choice(op, (20, 256, 128), WAYS)
@@ -101,7 +101,7 @@ def test_a_wrong_kernel_is_not_chosen(gpu: Device, monkeypatch: pytest.MonkeyPat
     assert rows == [0, 10, 19, 0, 10, 19]
 
 
-@pytest.mark.parametrize("op", ["ternary_matmul", "ternary_matmul_t"])
+@pytest.mark.parametrize("op", ["ternary_matmul", "ternary_matmul_t", "loss_and_gradient"])
 def test_no_kernel_is_right(op: str, gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning._Run, "row", lambda run, number, columns: np.full(columns, np.nan))
     choice = Choice(op, (20, 256, 128), WAYS)

@@ -57,8 +57,8 @@ class Choice:
     """A product that several kernels can compute on a device.
 
     Attributes:
-        op: of the product.
-        sizes: rows, inner length and columns.
+        op: of the product, or "loss_and_gradient" for both products of a chunk of labelled rows.
+        sizes: rows, inner length and columns, of the loss no more than are worth timing.
         ways: names of the kernels; the one that should be fastest comes first.
     """
 

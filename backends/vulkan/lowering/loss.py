@@ -4,8 +4,9 @@ Both work on the rows that have a label, and on some rows of the table at a time
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -186,18 +187,22 @@ def _add_rows(
 
 
 def listed_factors(
-    lowering: Lowering, h: Value, listed: Mapping[str, Value | Part], terms: int
+    lowering: Lowering, h: Value, listed: Mapping[str, Value | Part], terms: int, lines: int = 0
 ) -> tuple[dict[str, Value], dict[str, int]]:
-    """What the logits are made of: h, or its listed rows as sums of so many terms of f16."""
+    """What the logits are made of: h, or its listed rows as sums of so many terms of f16.
+
+    These are in panels, or in so many lines.
+    """
     if not terms:
         return {"h": h}, {}
     rows, width = h.type.shape
-    high = panels.padded(rows)
+    high = lines or panels.padded(rows)
     halves = lowering.scratch(tensor("f16", terms, high, width))
     power = lowering.scratch(tensor("f32", rows))
     constants = {"ROWS": rows, "WIDTH": width, "TERMS": terms, "HIGH": high}
     groups = groups_for(rows, 1, lowering.limits)
-    lowering.call("listed_halves", groups, constants, h=h, **listed, power=power, halves=halves)
+    kernel = f"listed_halves{'+lines' * bool(lines)}"
+    lowering.call(kernel, groups, constants, h=h, **listed, power=power, halves=halves)
     return {"h": halves, "power": power}, {"TERMS": terms, "HIGH": high}
 
 
@@ -360,8 +365,15 @@ def _logits(
     return rows, listed @ table.astype(np.float32).T, targets.reshape(-1)[rows]
 
 
+def _listed_halves(into: Callable[[Array], Array]) -> Meaning:
+    """The meaning of listed_halves, which lays its terms out so."""
+    return partial(_listed_halves_meaning, into)
+
+
 def _listed_halves_meaning(
-    constants: Mapping[str, int | float], operands: Mapping[str, HostValue]
+    into: Callable[[Array], Array],
+    constants: Mapping[str, int | float],
+    operands: Mapping[str, HostValue],
 ) -> None:
     rows = listed_rows(operands)
     h, power, halves = arrays(operands, "h", "power", "halves")
@@ -370,7 +382,7 @@ def _listed_halves_meaning(
     for term in halves:
         whole = np.zeros_like(term)
         whole[: rows.size] = rest
-        term[...] = panels.into_panels(whole)
+        term[...] = into(whole)
         rest = rest - whole[: rows.size].astype(np.float32)
 
 
@@ -404,7 +416,8 @@ RULES: dict[str, Rule] = {
 }
 MEANINGS: dict[str, Meaning] = {
     "labelled_rows": _labelled_rows_meaning,
-    "listed_halves": _listed_halves_meaning,
+    "listed_halves": _listed_halves(panels.into_panels),
+    "listed_halves+lines": _listed_halves(np.array),
     "cross_entropy_merge": _merge_meaning,
     "table_grad": _table_grad_meaning,
     **_for_all("cross_entropy", _cross_entropy_meaning),

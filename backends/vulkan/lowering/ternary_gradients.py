@@ -23,7 +23,7 @@ from .linear import (
 )
 from .meanings import arrays, row_powers
 from .shares import call_shared, least_share, places_of, share_for, shared_meaning
-from .tiles import Tile, unit_tile_for
+from .tiles import LARGE_TILE, unit_tile_for
 
 _DEPTH = 32
 """Values of the inner axis that a step on matrix units takes."""
@@ -36,9 +36,6 @@ _MOST_OF_TWO = 16384
 
 _LOW_SHARE = np.float32(2.0**-14)
 """What a row is divided by is not below this part of what its adapters multiply."""
-
-_LARGE_TILE = Tile(128, 256, (), 256, resident=1)
-"""The tile of halves_product_nv. Others are much slower (docs/performance-notes.md)."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ def _takes_large_matrices(lowering: Lowering, sizes: tuple[int, int, int]) -> bo
     these matrices they have.
     """
     _, inner, columns = sizes
-    fits = inner % _DEPTH == 0 and columns % _LARGE_TILE.columns == 0
+    fits = inner % _DEPTH == 0 and columns % LARGE_TILE.columns == 0
     return fits and is_large(sizes) and "cooperative_matrix2_f16" in lowering.limits.features
 
 
@@ -153,22 +150,22 @@ def _by_large_matrices(
 ) -> None:
     """A sum of products by halves_product_nv: weights as f16, product, and what is added to it."""
     rows, columns = operands["y"].type.shape
-    high = math.ceil(rows / _LARGE_TILE.rows) * _LARGE_TILE.rows
+    high = math.ceil(rows / LARGE_TILE.rows) * LARGE_TILE.rows
     halves, top = _row_halves(lowering, terms, high, "row_halves")
     weights = _ternary_halves(lowering, terms)
     inner = halves.type.shape[1]
-    share = least_share(high, columns, inner // _DEPTH, (_LARGE_TILE,), lowering.limits)
+    share = least_share(high, columns, inner // _DEPTH, (LARGE_TILE,), lowering.limits)
     product = lowering.scratch(tensor("f32", high, columns))
     units = max(1, share.units)
-    parts = lowering.scratch(tensor("f32", units, _LARGE_TILE.rows, _LARGE_TILE.columns))
+    parts = lowering.scratch(tensor("f32", units, LARGE_TILE.rows, LARGE_TILE.columns))
     shared = {"WHOLE": share.whole, "PARTS": share.parts, "UNITS": units}
-    sizes = {"ROWS": high, "INNER": inner, "COLUMNS": columns, **_LARGE_TILE.constants, **shared}
+    sizes = {"ROWS": high, "INNER": inner, "COLUMNS": columns, **LARGE_TILE.constants, **shared}
     groups = groups_for(share.whole + share.units, 1, lowering.limits)
     lowering.call("halves_product_nv", groups, sizes, h=halves, e=weights, y=product, parts=parts)
     kernel = f"halves_finish{extras.options}"
     if extras.low is not None:
         kernel = with_members(kernel, len(terms))
-    tile = {"TILE_M": _LARGE_TILE.rows, "TILE_N": _LARGE_TILE.columns}
+    tile = {"TILE_M": LARGE_TILE.rows, "TILE_N": LARGE_TILE.columns}
     sizes = {"ROWS": rows, "HIGH": high, "COLUMNS": columns, **tile, **shared, **extras.constants}
     groups = groups_for(math.ceil(rows / 4) * columns // 4, 256, lowering.limits)
     found = {"product": product, "parts": parts, "top": top}

@@ -78,6 +78,8 @@ def units_tile(rows: int, columns: int, warp_m: int, warp_n: int) -> Tile:
 
 UNIT_TILES = (units_tile(128, 128, 64, 64), units_tile(64, 128, 32, 32))
 """The tiles for matrix units, the largest first."""
+LARGE_TILE = Tile(128, 256, (), 256, resident=1)
+"""The tile of matrices as large as a workgroup; others are slower (docs/performance-notes.md)."""
 
 
 def tile_for(rows: int, columns: int, inner: int) -> Tile:
