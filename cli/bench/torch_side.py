@@ -136,13 +136,8 @@ def run_train(
         return loss.detach()
 
     reset_memory(torch, device)
-    for _ in range(WARMUP):
-        loss = step()
-    clock = Clock(torch, device)
-    for _ in range(steps):
-        loss = step()
-        clock.lap()
-    times = spread("step_seconds", clock.seconds())
+    loss, seconds = timed(torch, device, step, steps)
+    times = spread("step_seconds", seconds)
     return {
         **describe(libraries, device),
         "mode": "compile" if compiled else "eager",
@@ -186,6 +181,17 @@ class Clock:
         event = self._torch.cuda.Event(enable_timing=True)
         event.record()
         return event
+
+
+def timed(torch: Any, device: str, work: Callable[[], Any], rounds: int) -> tuple[Any, list[float]]:
+    """What the last round of some work gives, and the seconds of each, `WARMUP` others before."""
+    for _ in range(WARMUP):
+        work()
+    clock = Clock(torch, device)
+    for _ in range(rounds):
+        result = work()
+        clock.lap()
+    return result, clock.seconds()
 
 
 class Decoder:
@@ -358,13 +364,8 @@ def run_prefill(
     reset_memory(torch, device)
     with torch.no_grad():
         decoder = Decoder(libraries, forward, ids, 64)
-        for _ in range(WARMUP):
-            decoder.prefill()
-        clock = Clock(torch, device)
-        for _ in range(rounds):
-            decoder.prefill()
-            clock.lap()
-        times = spread("prefill_seconds", clock.seconds())
+        _, seconds = timed(torch, device, decoder.prefill, rounds)
+    times = spread("prefill_seconds", seconds)
     return {
         **describe(libraries, device),
         "mode": "compile" if compiled else "eager",
@@ -398,14 +399,13 @@ def run_products(
         w = torch.randn(columns, inner, device=device, dtype=torch.bfloat16)
         operations = 2 * rows * columns * inner
         repeats = max(1, min(100, int(2e11 / operations)))
-        for _ in range(WARMUP):
-            x @ w.T
-        clock = Clock(torch, device)
-        for _ in range(rounds):
+
+        def products(x: Any = x, w: Any = w, repeats: int = repeats) -> None:
             for _ in range(repeats):
                 x @ w.T
-            clock.lap()
-        times = spread("seconds", [seconds / repeats for seconds in clock.seconds()])
+
+        _, seconds = timed(torch, device, products, rounds)
+        times = spread("seconds", [lap / repeats for lap in seconds])
         name = f"{rows}x{columns}x{inner}"
         speed = operations / times["seconds"]
         found.append({"shape": name, **times, "operations_per_second": speed})
