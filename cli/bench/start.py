@@ -30,7 +30,7 @@ PARTS: Final = (
 
 VULKAN_PARTS: Final = (
     ("upload of weights and adapters", "backends.vulkan.backend", "VulkanBackend.load"),
-    ("lowering and plan", "backends.vulkan.backend", "make_plan"),
+    ("lowering and plan", "backends.vulkan.backend", "VulkanBackend.plan"),
     ("lowering and plan", "backends.vulkan.backend", "with_window"),
     ("pipelines", "backends.vulkan.pipelines", "Pipelines.prepare"),
     ("recording", "backends.vulkan.device", "Device.record"),

@@ -1,6 +1,7 @@
 """`bitgraph bench` on a device: profiles, single kernels, and how much work they are said to do."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from bitgraph.cli.bench.ceilings import CEILINGS, ceilings_of
 from bitgraph.cli.bench.kernel_times import profile_decoding, profile_training, table
 from bitgraph.cli.bench.measure import measure_decoding, measure_training
 from bitgraph.cli.bench.single import case_graph, cases, measure_kernels
+from bitgraph.cli.bench.start import PARTS, VULKAN_PARTS, measure_start
 from bitgraph.cli.bench.work import Work, bytes_of, operations_of, shape_of, work_of
 from bitgraph.graph.ops.fused import FUSED, body_of
 from bitgraph.graph.text import parse_graph
@@ -165,6 +167,13 @@ def test_profiles_hold_every_dispatch(lavapipe, model, monkeypatch):
     assert {"attention", "products", "loss_and_gradient"} <= {r["op"] for r in profile["rows"]}
     found = profile_decoding(str(model), "lavapipe", lora=True, prompt=4)
     assert [p["name"] for p in found["profiles"]] == ["bitnet_prompt", "bitnet_decode"]
+
+
+def test_the_first_step_and_its_parts(lavapipe, model):
+    found = measure_start(time.time(), str(model), "vulkan", "lavapipe", batch=1, length=12)
+    assert {name for name, _, _ in PARTS + VULKAN_PARTS} <= found["parts"].keys()
+    assert all(seconds > 0 for seconds in found["parts"].values())
+    assert sum(found["parts"].values()) == pytest.approx(found["seconds"], rel=0.05, abs=0.05)
 
 
 def test_whole_jobs(lavapipe, model):
