@@ -1,14 +1,14 @@
 """What the kernels of a node do with memory, for passes that run before there is a plan."""
 
 from ...graph.analysis import Footprint
-from ...graph.build import GraphBuilder
 from ...graph.errors import BitgraphError
-from ...graph.ir import Node, Role
+from ...graph.ir import Node
 from ...graph.ops.fused import FUSED
 from ...passes.fuse.fuse import Fuse
 from ...passes.fuse.patterns import LOSS_AND_GRADIENT
 from .kernels import kernel
 from .limits import Limits
+from .loss_step import loss_step
 from .lowering import RULES
 from .lowering.calls import Lowering
 from .memory import Interval, live_lower_bound
@@ -33,15 +33,8 @@ def footprint_for(limits: Limits) -> Footprint:
 def _with_its_loss(node: Node) -> Node:
     """The fused node that the gradient of a step's loss becomes a part of, which needs more."""
     spread, _, h, table, labels, _ = node.inputs
-    b = GraphBuilder("loss")
-    for value in dict.fromkeys((spread, h, table, labels)):
-        b.add_input(value.name, value.type, Role.INPUT)
-    nll, lse = b.ops("linear_cross_entropy", h, table, labels, names=("nll", "lse"))
-    loss = b.op("dot", nll, spread)
-    dnll = b.op("mul_scalar", spread, b.op("full_like", loss, value=1.0))
-    dh = b.op(_LOSS_GRAD, dnll, dnll, h, table, labels, lse)
-    graph = Fuse(only=(LOSS_AND_GRADIENT.name,))(b.finish((loss, dh)))
-    return graph.nodes[0]
+    graph = loss_step(h.type, table.type, labels.type, spread.type)
+    return Fuse(only=(LOSS_AND_GRADIENT.name,))(graph).nodes[0]
 
 
 def workspace_bytes(node: Node, limits: Limits) -> int:

@@ -33,6 +33,7 @@ from .errors import DeviceError, DeviceLost, OutOfDeviceMemory
 from .info import DeviceType
 from .layout import to_bytes
 from .limits import Limits
+from .loss_step import loss_step
 from .lowering.calls import Choice
 from .plan import make_plan
 from .transfer import Region
@@ -177,16 +178,8 @@ def _product(op: str, sizes: tuple[int, int, int]) -> Graph:
 
 def _loss(sizes: tuple[int, int, int]) -> Graph:
     rows, width, columns = sizes
-    b = GraphBuilder(LOSS_AND_GRADIENT.name)
-    x = b.add_input("x", tensor("f32", rows, width), Role.INPUT)
-    w = b.add_input("w", tensor("f16", columns, width), Role.WEIGHT)
-    labels = b.add_input("labels", tensor("i32", rows), Role.INPUT)
-    weights = b.add_input("weights", tensor("f32", rows), Role.INPUT)
-    nll, lse = b.ops("linear_cross_entropy", x, w, labels, names=("nll", "lse"))
-    loss = b.op("dot", nll, weights)
-    dnll = b.op("mul_scalar", weights, b.op("full_like", loss, value=1.0))
-    y = b.op("linear_cross_entropy_grad", dnll, dnll, x, w, labels, lse, name="y")
-    return b.finish((y, loss))
+    labels, weights = tensor("i32", rows), tensor("f32", rows)
+    return loss_step(tensor("f32", rows, width), tensor("f16", columns, width), labels, weights)
 
 
 def _drawn(graph: Graph, columns: int) -> dict[str, HostValue]:

@@ -13,6 +13,7 @@ from ....passes.fuse.patterns import ATTENTION_GRAD_ROPE
 from ..limits import Limits
 from .calls import Lowering, Meaning, Rule, fused_rule, groups_for
 from .meanings import arrays, of_op, row_powers
+from .tiles import SUBGROUP
 
 _FEW_ROWS = 8
 """Queries up to which their keys are split over workgroups: those of sequences decoded together."""
@@ -38,7 +39,6 @@ _MANY_GROUPS = 256
 _UNIT_OWN = 32
 """Queries of any head, or keys, that a workgroup of attention's gradient has."""
 _UNIT_THREADS = 128
-_SUBGROUP = 32
 _GROUPS_WANTED = 1024
 """Workgroups of attention_dkv_cm that keep a large device busy, as some have little to do."""
 
@@ -257,7 +257,7 @@ def _sizes(node: Node) -> dict[str, int | float]:
 
 
 def _unit_constants(node: Node) -> dict[str, int | float]:
-    return {**_sizes(node), "SUBGROUP_SIZE": _SUBGROUP}
+    return {**_sizes(node), "SUBGROUP_SIZE": SUBGROUP}
 
 
 def _groups_of_lines(node: Node, tile: int) -> tuple[int, int, int]:
@@ -272,7 +272,7 @@ def _fits_units(limits: Limits, node: Node) -> bool:
     rows, _, width = node.inputs[0].type.shape
     return (
         "cooperative_matrix_f16" in limits.features
-        and limits.subgroup == _SUBGROUP
+        and limits.subgroup == SUBGROUP
         and limits.invocations >= _UNIT_THREADS
         and limits.shared_memory >= _unit_bytes(width)
         and rows > _FEW_ROWS

@@ -19,7 +19,7 @@ from . import panels
 from .calls import Lowering, Meaning, Part, Rule, fused_rule, groups_for, row_ranges, rows_of
 from .linear import part_of_inner, tiled_product
 from .meanings import arrays, row_powers
-from .tiles import TILE_K, Tile, plain_tile, units_tile
+from .tiles import SUBGROUP, TILE_K, Tile, plain_tile, units_tile
 
 _SCRATCH = 64 << 20
 """Bytes of logits that the gradient holds at a time."""
@@ -76,7 +76,7 @@ def tile_of_parts(
 
 def fits_units(limits: Limits, h: Value, table: Value) -> bool:
     """Whether the kernels for matrix units can be used."""
-    able = "cooperative_matrix_f16" in limits.features and limits.subgroup == 32
+    able = "cooperative_matrix_f16" in limits.features and limits.subgroup == SUBGROUP
     needed = max(shared_memory(tile, MOST_TERMS) for tile in UNIT_TILES)
     whole = h.type.shape[1] % 32 == 0 and table.type.shape[0] % 32 == 0
     return able and needed <= limits.shared_memory and whole and table.type.dtype is DType.F16
@@ -365,11 +365,6 @@ def _logits(
     return rows, listed @ table.astype(np.float32).T, targets.reshape(-1)[rows]
 
 
-def _listed_halves(into: Callable[[Array], Array]) -> Meaning:
-    """The meaning of listed_halves, which lays its terms out so."""
-    return partial(_listed_halves_meaning, into)
-
-
 def _listed_halves_meaning(
     into: Callable[[Array], Array],
     constants: Mapping[str, int | float],
@@ -416,8 +411,8 @@ RULES: dict[str, Rule] = {
 }
 MEANINGS: dict[str, Meaning] = {
     "labelled_rows": _labelled_rows_meaning,
-    "listed_halves": _listed_halves(panels.into_panels),
-    "listed_halves+lines": _listed_halves(np.array),
+    "listed_halves": partial(_listed_halves_meaning, panels.into_panels),
+    "listed_halves+lines": partial(_listed_halves_meaning, np.array),
     "cross_entropy_merge": _merge_meaning,
     "table_grad": _table_grad_meaning,
     **_for_all("cross_entropy", _cross_entropy_meaning),

@@ -23,13 +23,10 @@ from .linear import (
 )
 from .meanings import arrays, row_powers
 from .shares import call_shared, least_share, places_of, share_for, shared_meaning
-from .tiles import LARGE_TILE, unit_tile_for
+from .tiles import LARGE_TILE, MOST_RANK, unit_tile_for
 
 _DEPTH = 32
 """Values of the inner axis that a step on matrix units takes."""
-
-_MOST_RANK = 16
-"""Rank of adapters whose parts join the sums on matrix units."""
 
 _MOST_OF_TWO = 16384
 """Values of a row, two of which a workgroup of row_halves can keep in registers."""
@@ -131,7 +128,7 @@ def _ternary_units_t(
 def _joins(terms: Sequence[Backward]) -> bool:
     """Whether the adapters' parts are for matrix units too."""
     low = terms[0].low
-    return low is not None and low.type.shape[1] <= _MOST_RANK
+    return low is not None and low.type.shape[1] <= MOST_RANK
 
 
 def _takes_large_matrices(lowering: Lowering, sizes: tuple[int, int, int]) -> bool:

@@ -20,12 +20,10 @@ from .matvec import Around, Member, is_matvec, ternary_matvec
 from .meanings import arrays
 from .quantize import dequantize
 from .shares import Share, call_shared, share_for, shared_meaning
-from .tiles import SUBGROUP, Tile, tile_for
+from .tiles import MOST_RANK, SUBGROUP, Tile, tile_for
 
 _DEPTH = 64
 """Values of the inner axis that a step of ternary_matmul_cm takes."""
-_MOST_RANK = 16
-"""Rank of an adapter whose part is for matrix units."""
 _LINE_BYTES, _STRIP_BYTES = 80, 16 * 36 * 4
 """Shared memory of such a part for each row and column, and of the sums that a subgroup stores."""
 
@@ -175,7 +173,7 @@ def _takes_halves(lowering: Lowering, low: Value | None, tile: Tile) -> bool:
         return False
     strips = tile.threads // SUBGROUP * _STRIP_BYTES
     needed = max(strips, _LINE_BYTES * tile.columns) + _LINE_BYTES * tile.rows + 4 * tile.columns
-    return low.type.shape[1] <= _MOST_RANK and needed <= lowering.limits.shared_memory
+    return low.type.shape[1] <= MOST_RANK and needed <= lowering.limits.shared_memory
 
 
 def _way(lowering: Lowering, x: Value, w: Value) -> str:

@@ -22,6 +22,8 @@ _INNER_OF_LARGE = 256
 _LANES = (32, 16, 8, 4, 2, 1)
 SUBGROUP = 32
 """Threads of a subgroup for which the tiles of matrix units are cut."""
+MOST_RANK = 16
+"""Rank of an adapter whose part can be for matrix units: one step of theirs."""
 
 
 @dataclass(frozen=True)

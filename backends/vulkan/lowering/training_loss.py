@@ -183,7 +183,7 @@ def _keep_logits(
     counted: Mapping[str, int],
 ) -> _Logits:
     columns, pitch = table.type.shape[0], pitch_of(h)
-    tile = logits_tile(lowering.limits, rows.places, columns, counted.get("TERMS", 0))
+    tile = logits_tile(lowering.limits, rows.places, columns, rows.terms)
     tiles = math.ceil(columns / tile.columns)
     z = lowering.scratch(tensor("f32", rows.places, columns))
     partial = lowering.scratch(tensor("f32", tiles, 3, rows.places))
